@@ -1,0 +1,28 @@
+# Everything runs in a virtual environment of its own, made from pyproject.toml.
+PYTHON ?= python3
+BIN := .venv/bin
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+.PHONY: demo test lint clean
+
+demo: .venv/stamp
+	$(BIN)/python -m rangekit demo
+
+# The suite comes last, so that its closing line is the last one printed.
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --doctest-modules $(if $(NOTEBOOKS),--nbval --nbval-current-env) \
+		tests rangekit $(NOTEBOOKS)
+
+lint: .venv/stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/stamp: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,1 @@
+"""The IR: one graph of hash-consed nodes, what each node means, and the tables that rewrite it."""

@@ -1,0 +1,147 @@
+"""The loop form of a kernel: what linearize leaves and every backend prints or runs.
+
+Expressions are still UOps, over VAR (a name bound by a ``Let`` or ``Loop``), CONST and ``INDEX(buffer, ...)`` (a
+load, indices per axis). Statements are regions: one Range may be several loops, each with a variable of its own,
+and accumulators change in time, which hash-consed nodes cannot say. An INDEX of a buffer that the nest writes is
+only read at the place it stands: linearize binds it with a ``Let`` wherever that matters.
+
+Every ``Let`` value and statement operand is a shallow tree (``MAX_DEPTH``), so walking one may recurse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rangekit.ir.uop import UOp
+from rangekit.source import Position
+
+MAX_DEPTH = 24  # of one expression: deeper ones are cut by a Let
+
+
+@dataclass(frozen=True)
+class Let:
+    """``var = value``, once per iteration of the enclosing loop."""
+
+    var: UOp
+    value: UOp
+
+
+@dataclass(frozen=True)
+class Loop:
+    """``for var in lo..hi`` (hi excluded; no iteration where hi <= lo). ``range`` is the RANGE it runs."""
+
+    var: UOp
+    range: UOp
+    lo: UOp
+    hi: UOp
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True)
+class Store:
+    """``buffer[index] = value``. An INVALID index (a gated one whose gate is false) stores nothing.
+
+    ``update`` names the reducer when this is ``acc = combine(acc, v)``, for printing as ``acc += v``; ``value`` is
+    the whole right-hand side either way, ``operand`` the ``v``.
+    """
+
+    buffer: UOp
+    index: tuple[UOp, ...]
+    value: UOp
+    update: str | None = None
+    operand: UOp | None = None
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Gives ``buffer`` (memory "local" or "register") storage here; contents undefined until stored."""
+
+    buffer: UOp
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Unless ``ok``, record (access, axis, value) in the launch's fault, keeping the first; go on either way."""
+
+    ok: UOp
+    access: int
+    axis: int
+    value: UOp
+
+
+@dataclass(frozen=True)
+class Print:
+    """When ``when``, hand ``(number, the index of each range, value)`` to the launch's printer."""
+
+    number: int
+    indices: tuple[UOp, ...]
+    value: UOp
+    when: UOp
+
+
+Stmt = Let | Loop | Store | Scratch | Guard | Print
+
+
+@dataclass(frozen=True)
+class Access:
+    """One place that reads or writes an array at an index, and why it is safe.
+
+    ``status`` is "proved", "assumed" (by a contract the user gave) or "guarded" (tested at run time); ``by`` says
+    how: "interval", "symbolic", "contract" or None. ``line`` is the user's line number, None where unknown.
+    """
+
+    access: str
+    array: str
+    axis: int
+    size: int
+    line: int | None
+    status: str
+    by: str | None
+    at: Position | None = field(default=None, compare=False, repr=False)  # the user's line, for errors
+
+
+@dataclass(frozen=True)
+class PrintSite:
+    """What a ``Print`` shows: its label, the names of its ranges, the closed shape of the value (last indices)."""
+
+    label: str
+    ranges: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Nest:
+    """One kernel as loops. ``params`` are the global buffers in launch order; scratch is declared in the body."""
+
+    name: str
+    params: tuple[UOp, ...]
+    body: tuple[Stmt, ...]
+    outputs: frozenset[UOp] = frozenset()  # the params it writes
+    accesses: tuple[Access, ...] = ()  # Guard.access is a place in it
+    prints: tuple[PrintSite, ...] = ()  # Print.number is a place in it
+
+
+def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
+    """Every statement, outer before inner, in program order."""
+    stack: list[Stmt] = list(reversed(body))
+    while stack:
+        stmt = stack.pop()
+        yield stmt
+        if isinstance(stmt, Loop):
+            stack.extend(reversed(stmt.body))
+
+
+def operands(stmt: Stmt) -> tuple[UOp, ...]:
+    """The expressions a statement evaluates itself (not those of its body)."""
+    if isinstance(stmt, Let):
+        return (stmt.value,)
+    if isinstance(stmt, Loop):
+        return (stmt.lo, stmt.hi)
+    if isinstance(stmt, Store):
+        return (*stmt.index, stmt.value)
+    if isinstance(stmt, Guard):
+        return (stmt.ok, stmt.value)
+    if isinstance(stmt, Print):
+        return (*stmt.indices, stmt.value, stmt.when)
+    return ()

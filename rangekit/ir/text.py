@@ -1,0 +1,129 @@
+"""The one text form of a graph: a line a node, sources before users, read back to the very same nodes.
+
+    %0 = const.index 8
+    %1 = range.index %0 i#12
+    %2 = param.float32 x#0(8,)
+    %3 = index.float32 %2, %1
+
+A line is a number, the op and dtype, the sources, then the arg. Ranges and buffers are told apart by their number
+after ``#``; nothing in the text is an address. The canonical form renumbers them in order of appearance and drops
+names, so that programs that are equal up to those are equal texts.
+"""
+
+from __future__ import annotations
+
+import re
+from ast import literal_eval
+from typing import Any
+
+from rangekit.ir import uop
+from rangekit.ir.dtype import dtype_named
+from rangekit.ir.ops import Op
+from rangekit.ir.uop import BufferId, ParamId, RangeId, Storage, UOp, toposort
+
+_LINE = re.compile(r"%(\d+) = (\w+)\.(\w+)(?: (%\d+(?:, %\d+)*))?(?: (.+))?")
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_ARRAY = re.compile(r"""(\w*|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")#(\d+)(\(.*?\))(?: (.+))?""")
+_WORDS = frozenset({Op.REDUCE, Op.KERNEL, Op.PRINT})  # their arg is a string
+
+
+def dump(root: UOp, canonical: bool = False) -> str:
+    """The graph below a node as text, its own line last."""
+    numbers: dict[UOp, int] = {}
+    renumbered: dict[tuple[Op, int], int] = {}
+    lines = []
+    for node in toposort(root):
+        numbers[node] = len(numbers)
+        src = ", ".join(f"%{numbers[s]}" for s in node.src)
+        arg = _spelled(node, _anonymous(node, renumbered) if canonical else node.arg)
+        lines.append(" ".join(p for p in (f"%{numbers[node]} = {node.op.value}.{node.dtype}", src, arg) if p))
+    return "\n".join(lines) + "\n"
+
+
+def parse(text: str) -> UOp:
+    """The node whose text this is; ``ValueError`` naming the line that cannot be read."""
+    nodes: dict[str, UOp] = {}
+    node = None
+    for line in text.splitlines():
+        found = _LINE.fullmatch(line.strip())
+        if found is None:
+            raise ValueError(f"not a line of a graph: {line}")
+        number, op, dtype, src, arg = found.groups()
+        try:
+            kind = Op(op)
+            sources = tuple(nodes[s] for s in src.replace("%", "").split(", ")) if src else ()
+            node = UOp(kind, dtype_named(dtype), sources, _read(kind, arg))
+        except (KeyError, SyntaxError) as err:
+            raise ValueError(f"not a line of a graph: {line}") from err
+        nodes[number] = node
+    if node is None:
+        raise ValueError("the text of a graph has a line for each of its nodes")
+    uop.reserve_uids(max((n.arg.uid for n in nodes.values() if n.op in (Op.RANGE, Op.BUFFER)), default=0))
+    return node
+
+
+def _anonymous(node: UOp, renumbered: dict[tuple[Op, int], int]) -> Any:
+    """The arg of a node without names, its number the next in order of appearance."""
+    arg = node.arg
+    if isinstance(arg, (RangeId, BufferId)):
+        uid = renumbered.setdefault((node.op, arg.uid), len(renumbered))
+        return RangeId(uid) if isinstance(arg, RangeId) else BufferId(uid, "", arg.shape, arg.memory)
+    if isinstance(arg, ParamId):
+        return ParamId(arg.slot, "", arg.shape, arg.strides)
+    if isinstance(arg, Storage):
+        return Storage(arg.memory)
+    if node.op is Op.VAR:
+        return (arg[0], "")
+    return "" if node.op is Op.KERNEL else arg
+
+
+def _spelled(node: UOp, arg: Any) -> str:
+    if isinstance(arg, RangeId):
+        return f"{_word(arg.name)}#{arg.uid}"
+    if isinstance(arg, ParamId):
+        return f"{_word(arg.name)}#{arg.slot}{arg.shape}" + (f" {arg.strides}" if arg.strides is not None else "")
+    if isinstance(arg, BufferId):
+        return f"{_word(arg.name)}#{arg.uid}{arg.shape} {arg.memory}"
+    if isinstance(arg, Storage):
+        return f"{arg.memory or 'any'} {_word(arg.name)}".strip()
+    if node.op in _WORDS and arg is not None:
+        return _word(arg)
+    return "" if arg is None else repr(arg)
+
+
+def _read(op: Op, text: str | None) -> Any:
+    """The arg that an op's text means."""
+    if op is Op.BUFFERIZE:
+        memory, _, name = (text or "any").partition(" ")
+        return Storage(None if memory == "any" else memory, _unword(name))
+    if text is None:
+        return None
+    if op is Op.RANGE:
+        name, _, uid = text.rpartition("#")
+        return RangeId(int(uid), _unword(name))
+    if op in (Op.PARAM, Op.BUFFER):
+        found = _ARRAY.fullmatch(text)
+        if found is None:
+            raise KeyError(text)
+        name, number, shape, rest = found.groups()
+        if op is Op.PARAM:
+            return ParamId(int(number), _unword(name) or "", literal_eval(shape), literal_eval(rest) if rest else None)
+        return BufferId(int(number), _unword(name) or "", literal_eval(shape), rest)
+    if op in _WORDS:
+        return _unword(text)
+    if op is Op.CONST and text in ("nan", "inf", "-inf"):
+        return float(text)
+    return literal_eval(text)
+
+
+def _word(name: str | None) -> str:
+    """A name as it is if it is one word, quoted otherwise; nothing for None."""
+    if name is None:
+        return ""
+    return name if _WORD.fullmatch(name) else repr(name)
+
+
+def _unword(text: str) -> str | None:
+    if not text:
+        return None
+    return str(literal_eval(text)) if text[0] in "'\"" else text

@@ -1,0 +1,187 @@
+"""``x[...]`` and ``x[...] = v``: opening axes with ranges, gathers, slices, and writing in place."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from rangekit.errors import BoundsError, DtypeError, RangekitError, ShapeError
+from rangekit.ir import dtype as dt
+from rangekit.ir.ops import Op
+from rangekit.ir.uop import UOp, by_uid, cast, idx
+from rangekit.lang import trace
+from rangekit.lang.movement import broadcast_to, flip, permute_dims, reshape, slice_axis
+from rangekit.lang.storage import materialized
+from rangekit.lang.tensor import (
+    Tensor,
+    broadcast_node,
+    broadcast_shapes,
+    converted,
+    lift,
+    made,
+    method,
+    rebind,
+)
+
+
+def _items(x: Tensor, key: Any) -> list[Any]:
+    """One entry per axis of x, plus None for new axes: the key with ``...`` filled in."""
+    given = list(key) if isinstance(key, tuple) else [key]
+    count = sum(item is not None and item is not Ellipsis for item in given)
+    if sum(item is Ellipsis for item in given) > 1:
+        raise ShapeError("an index holds at most one `...`")
+    if count > x.ndim:
+        raise ShapeError(
+            f"{count} indices for a value of {x.ndim} closed axes, shape {x.shape}",
+            help="ranges that are open already need no index",
+        )
+    fill: list[Any] = [slice(None)] * (x.ndim - count)
+    at = next((n for n, item in enumerate(given) if item is Ellipsis), None)
+    return given + fill if at is None else given[:at] + fill + given[at + 1 :]
+
+
+def _sliced(x: Tensor, axis: int, cut: slice) -> Tensor:
+    if any(isinstance(part, Tensor) for part in (cut.start, cut.stop, cut.step)):
+        raise DtypeError(
+            "a slice needs ints: its length is part of the shape",
+            help="index with a sum of ranges instead: x[i * 4 + rk.Range(4)]",
+        )
+    try:
+        start, stop, step = cut.indices(x.shape[axis])
+    except (TypeError, ValueError) as err:
+        raise DtypeError(f"bad slice: {err}") from None
+    size = len(range(start, stop, step))
+    if step < 0 and size:
+        x, start, step = flip(x, axis=axis), x.shape[axis] - 1 - start, -step
+    return slice_axis(x, axis, start if size else 0, size, step if size else 1)
+
+
+def _index(item: Any, axis: int, size: int) -> UOp:
+    """One index as a node of dtype index."""
+    if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
+        n = operator.index(item)
+        if not -size <= n < size:
+            raise BoundsError(
+                f"index {n} of axis {axis}, which has {size} elements",
+                help=f"write an index from {-size} to {size - 1}" if size else "the axis is empty",
+            )
+        return idx(n % size)
+    if isinstance(item, (float, np.floating)) or (isinstance(item, Tensor) and item.dtype.is_float):
+        raise DtypeError(
+            f"axis {axis} is indexed with a float",
+            help="indices are integers: use // instead of /, or x.astype(rk.int64)",
+        )
+    value = lift(item)
+    if value.dtype is dt.bool_:
+        raise DtypeError(
+            "a boolean mask as an index: the result's size would depend on data",
+            help="NumPy's masked_select has no fixed shape; use rk.where(mask, x, 0), or reduce with where=mask",
+        )
+    if value.dtype.is_float:
+        raise DtypeError(f"axis {axis} is indexed with {value.dtype}", help="indices are integers")
+    return cast(value.node, dt.index)
+
+
+@method("__getitem__")
+def getitem(x: Tensor, key: Any) -> Tensor:
+    """``x[key]``: ranges and integers drop their axis, integer tensors gather, slices and None as in NumPy.
+
+    Shapes: the axes of integer tensors (broadcast together) stand where the first of them stood. Errors:
+    ``ShapeError`` for too many indices, ``DtypeError`` for floats, bools and lists, ``BoundsError`` for a constant
+    out of range; what depends on ranges or data is checked when the kernel is lowered, or guarded.
+    """
+    axis, new_axes, picked = 0, [], []  # new_axes: places of None among the axes that stay
+    kept = 0
+    first: int | None = None
+    for item in _items(x, key):
+        if item is None:
+            new_axes.append(kept + len(new_axes))
+            continue
+        if isinstance(item, slice):
+            x = _sliced(x, axis, item)
+            kept += 1
+        else:
+            node = _index(item, axis, x.shape[axis])
+            if node.shape and first is None:
+                first = kept + len(new_axes)
+            picked.append((axis, node))
+        axis += 1
+    value, weak = x.node, x.weak
+    gathered: tuple[int, ...] = ()
+    if picked:
+        axes = tuple(a for a, _ in picked)
+        order = (*axes, *(a for a in range(x.ndim) if a not in axes))
+        moved = permute_dims(x, order).node
+        gathered = broadcast_shapes(*(n.shape for _, n in picked))
+        nodes = [n if not n.shape else broadcast_node(n, gathered) for _, n in picked]
+        value = UOp(Op.INDEX, moved.dtype, (moved, *nodes))
+    out = made(value, weak)
+    if new_axes:
+        rest = list(out.shape[len(gathered) :])
+        for place in new_axes:
+            rest.insert(place, 1)
+        out = reshape(out, (*gathered, *rest))
+    if gathered and first:
+        n = len(gathered)
+        order = (*range(n, n + first), *range(n), *range(n + first, out.ndim))
+        out = permute_dims(out, order)
+    return out
+
+
+def base_of(view: UOp) -> UOp:
+    """The storage that a view's elements live in; raises ``RangekitError`` if they are computed."""
+    node = view
+    while node.op not in (Op.PARAM, Op.BUFFER, Op.BUFFERIZE, Op.ASSIGN):
+        if node.op not in (Op.INDEX, Op.PERMUTE, Op.RESHAPE, Op.SHRINK, Op.FLIP):
+            raise RangekitError(
+                "assign needs a place: this value is computed, it has no storage",
+                help="index an argument or a bufferized value: rk.assign(x[i], v)",
+            )
+        node = node.src[0]
+    return node
+
+
+def assigned(base: UOp, place: Tensor, value: Any) -> UOp:
+    """The ASSIGN node that writes ``value`` at ``place`` of ``base``, binding every open range of both."""
+    v = lift(value)
+    if broadcast_shapes(place.shape, v.shape) != place.shape:
+        raise ShapeError(f"a value of shape {v.shape} does not fit a place of shape {place.shape}")
+    node = converted(v, base.dtype)
+    node = broadcast_to(Tensor(node), place.shape).node
+    ranges = by_uid((place.node.ranges | node.ranges) - base.ranges)
+    return UOp(Op.ASSIGN, base.dtype, (base, place.node, node, *ranges))
+
+
+def _effect(node: UOp) -> None:
+    running = trace.current()
+    if running is not None:
+        running.effects.append(node)
+
+
+def assign(place: Tensor, value: Any, /) -> Tensor:
+    """Write ``value`` at ``place``, which is ``x[...]``; binds every range open in either. Returns x, written.
+
+    Every value read from x before keeps the old contents. Errors: ``RaceError`` if two iterations may write one
+    element; ``ShapeError`` if the value does not fit.
+
+    >>> import rangekit as rk, numpy as np
+    >>> x, i = np.zeros(4, dtype="f4"), rk.Range(2)
+    >>> rk.kernel(lambda x: rk.assign(x[2 * i], i + 1))(x)
+    array([1., 0., 2., 0.], dtype=float32)
+    """
+    if not isinstance(place, Tensor):
+        raise DtypeError("assign writes to a Tensor's place: rk.assign(x[i], v)")
+    node = trace.note(assigned(base_of(place.node), place, value))
+    _effect(node)
+    return Tensor(node)
+
+
+@method("__setitem__")
+def setitem(x: Tensor, key: Any, value: Any) -> None:
+    """``x[key] = v``: the name x now stands for the new contents; Tensors read from it before keep the old."""
+    base = x.node if x.node.op in (Op.PARAM, Op.BUFFER, Op.BUFFERIZE, Op.ASSIGN) else materialized(x).node
+    node = trace.note(assigned(base, getitem(Tensor(base), key), value))
+    _effect(node)
+    rebind(x, node)

@@ -1,0 +1,1 @@
+"""Lowering: named pure passes from the traced graph to loop nests. The list is ``pipeline.PASSES``."""

@@ -1,0 +1,367 @@
+"""Every access is inside its array: proved, refused with a counterexample, or guarded. Always on.
+
+An access that intervals do not prove where it stands gets the conditions it is used under (the OR over its uses) as
+its gate, so ``where(j > 0, x[j - 1], 0)`` never touches ``x[-1]``; it is then proved under those. What remains is
+refused if it depends on ranges only and some iteration leaves the array, and guarded if it depends on data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from rangekit.errors import BoundsError, RaceError
+from rangekit.ir import dtype as dt
+from rangekit.ir.affine import affine
+from rangekit.ir.bounds import bounds
+from rangekit.ir.evaluate import evaluate
+from rangekit.ir.nest import Access
+from rangekit.ir.ops import Op
+from rangekit.ir.show import expression
+from rangekit.ir.spec import binding
+from rangekit.ir.symbolic import simplify
+from rangekit.ir.uop import UOp, alu, by_uid, const, idx, toposort
+from rangekit.source import Position
+
+Conditions = frozenset[UOp]
+ENUMERATED = 1 << 20  # iterations an index is tried on one by one
+DATA = frozenset({Op.INDEX, Op.REDUCE, Op.PARAM, Op.BUFFER, Op.IN_RANGE, Op.GET})
+
+
+def check(kernel: UOp, positions: Mapping[UOp, Position], accesses: list[Access], carry: Callable[[UOp, UOp], None]) -> UOp:
+    """The kernel with gates and guards at the accesses that need them; one ``Access`` an axis is appended.
+
+    Errors: ``BoundsError`` with a counterexample, ``RaceError`` where two iterations write one element.
+    """
+    return _Check(kernel, positions, accesses, carry).run()
+
+
+class _Check:
+    def __init__(self, kernel: UOp, positions: Mapping[UOp, Position], accesses: list[Access],
+                 carry: Callable[[UOp, UOp], None]) -> None:  # fmt: skip
+        self.kernel, self.positions, self.accesses, self.carry = kernel, positions, accesses, carry
+        self.order = toposort(kernel)
+        self.indices = [n for n in self.order if n.op is Op.INDEX and n.shape == ()]
+        self.stored = {s.src[0] for s in kernel.src if s.op is Op.STORE}
+
+    def run(self) -> UOp:
+        open_ = {n for n in self.indices if self._axes_unproved(n, frozenset())}
+        uses = self._uses(open_)
+        replaced: dict[UOp, UOp] = {}
+        memo: dict[UOp, UOp] = {}
+        for n in self.order:
+            src = tuple(memo[s] for s in n.src)
+            new = n if src == n.src else n.replace(src=src)
+            if n.op is Op.INDEX and n.shape == ():
+                new = self._access(n, new, uses.get(n) if n in open_ else [])
+                replaced[n] = new
+            elif n.op is Op.IN_RANGE:
+                new = new.replace(arg=self._note(n, _source_name(n), 0, 0, "assumed", "contract"))
+            if new is not n:
+                self.carry(n, new)
+            memo[n] = new
+        for s in self.kernel.src:
+            if s.op is Op.STORE:
+                self._one_to_one(s)
+        return memo[self.kernel]
+
+    # ---- what an access is used under ------------------------------------------------------------------------------
+
+    def _uses(self, wanted: set[UOp]) -> dict[UOp, list[Conditions]]:
+        """For each wanted access, the conditions of each way that leads to it."""
+        if not wanted:
+            return {}
+        above: set[UOp] = set()
+        for n in self.order:
+            if n in wanted or any(s in above for s in n.src):
+                above.add(n)
+        found: dict[UOp, list[Conditions]] = {}
+        seen: set[tuple[UOp, Conditions]] = set()
+        stack: list[tuple[UOp, Conditions]] = [(self.kernel, frozenset())]
+        while stack:
+            n, held = stack.pop()
+            if n not in above or (n, held) in seen:
+                continue
+            seen.add((n, held))
+            if n in wanted:
+                found.setdefault(n, []).append(held)
+            if n.op is Op.WHERE:
+                c, a, b = n.src
+                stack += [(c, held), (a, held | conjuncts(c)), (b, held | conjuncts(simplify(alu(Op.NOT, c))))]
+                continue
+            if n.op is Op.PRINT:
+                stack += [(n.src[0], held | conjuncts(n.src[1])), (n.src[1], held)]
+                continue
+            bound = binding(n)
+            if bound is not None:
+                captured = set(n.src[bound[1] :])
+                held = frozenset(c for c in held if not c.ranges & captured)
+            stack += [(s, held) for s in n.src]
+        return found
+
+    # ---- proof -----------------------------------------------------------------------------------------------------
+
+    def _axes_unproved(self, n: UOp, held: Conditions) -> list[int]:
+        if any(r.extent == 0 for r in n.ranges):
+            return []
+        sizes = n.src[0].shape
+        return [a for a, (i, size) in enumerate(zip(n.src[1:], sizes, strict=True)) if _proof(i, size, held) is None]
+
+    def _access(self, old: UOp, new: UOp, uses: list[Conditions] | None) -> UOp:
+        """``new``, the access ``old`` after its own index was checked, with the gate and the guards it needs."""
+        ways = uses or [frozenset()]
+        gate = _either(ways) if uses else None
+        parts = list(new.src[1:])
+        guarded = []
+        for axis, (i, size) in enumerate(zip(old.src[1:], old.src[0].shape, strict=True)):
+            if any(r.extent == 0 for r in old.ranges):
+                self._note(old, _array_name(old), axis, size, "proved", "interval")
+                continue
+            proofs = [_proof(i, size, held) for held in ways]
+            if all(p is not None for p in proofs):
+                by = max((p for p in proofs if p), key=("interval", "symbolic", "contract").index)
+                self._note(old, _array_name(old), axis, size, "assumed" if by == "contract" else "proved", by)
+                continue
+            if not _depends_on_data(i, gate) and math.prod(r.extent for r in _involved(i, gate)) <= ENUMERATED:
+                self._enumerate(old, axis, i, size, gate)
+                self._note(old, _array_name(old), axis, size, "proved", "symbolic")
+                continue
+            self._corners(old, axis, i, size, gate)
+            guarded.append((axis, size))
+        whole = gate is not None and not (gate.op is Op.CONST and gate.arg)
+        if whole and gate is not None:
+            where = 0 if not guarded else None
+            for a in range(len(parts)):
+                if a == where or any(a == g for g, _ in guarded):
+                    parts[a] = UOp(Op.WHERE, dt.index, (gate, parts[a], UOp(Op.INVALID, dt.index)))
+        for axis, size in guarded:
+            number = self._note(old, _array_name(old), axis, size, "guarded", None)
+            parts[axis] = UOp(Op.GUARD, dt.index, (parts[axis],), (number, axis, size))
+        return new.replace(src=(new.src[0], *parts))
+
+    def _note(self, n: UOp, array: str, axis: int, size: int, status: str, by: str | None) -> int:
+        at = self.positions.get(n)
+        self.accesses.append(Access(expression(n), array, axis, size, at.lineno if at else None, status, by, at))
+        return len(self.accesses) - 1
+
+    def _enumerate(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> None:
+        """Try every iteration; raises at the first that leaves the array."""
+        ranges = by_uid(_involved(i, gate))
+        values = _over(ranges, i)
+        bad = (values < 0) | (values >= size)
+        if gate is not None:
+            bad &= _over(ranges, gate).astype(bool)
+        if bad.any():
+            where = np.unravel_index(int(np.argmax(bad)), bad.shape)
+            self._refuse(n, axis, i, size, int(values[where]), dict(zip(ranges, map(int, where), strict=True)))
+
+    def _corners(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> None:
+        """Try the first and last iterations of each range of a large space; raises where one leaves the array."""
+        ranges = by_uid(_involved(i, gate))
+        if _depends_on_data(i, gate) or len(ranges) > 8:
+            return
+        for corner in np.ndindex(*(2,) * len(ranges)):
+            at = {r: (r.extent - 1) * c for r, c in zip(ranges, corner, strict=True)}
+            fixed = {r: idx(v) for r, v in at.items()}
+            from rangekit.ir.binding import substitute
+
+            value = simplify(substitute(i, fixed))
+            held = simplify(substitute(gate, fixed)) if gate is not None else None
+            if value.op is Op.CONST and not 0 <= value.arg < size and (held is None or held.arg is True):
+                self._refuse(n, axis, i, size, value.arg, at)
+
+    def _refuse(self, n: UOp, axis: int, i: UOp, size: int, value: int, at: dict[UOp, int]) -> None:
+        verb = "writes" if n in self.stored else "reads"
+        text = expression(n)
+        iteration = ", ".join(f"{r.arg.name or '_'} = {v}" for r, v in at.items() if r in i.ranges)
+        have = f"which has {size} element{'s' if size != 1 else ''}"
+        raise BoundsError(
+            f"{text} {verb} element {value} of axis {axis}, {have}" + (f", when {iteration}" if iteration else ""),
+            help=_remedy(i, size, text, value),
+            at=self.positions.get(n),
+        )
+
+    # ---- races -----------------------------------------------------------------------------------------------------
+
+    def _one_to_one(self, store: UOp) -> None:
+        """Two iterations never write one element."""
+        place, ranges = store.src[0], [r for r in store.src[2:] if r.extent > 1]
+        bare = [i for i in place.src[1:] if i.op is Op.RANGE]
+        if set(ranges) <= set(bare) or any(r.extent == 0 for r in store.src[2:]):
+            return
+        pair: str | None = None
+        flat: UOp = idx(0)
+        for i, size in zip(place.src[1:], place.src[0].shape, strict=True):
+            flat = alu(Op.ADD, alu(Op.MUL, flat, idx(size)), i)
+        missing = [r for r in ranges if r not in place.ranges]
+        if missing:
+            pair = f"{missing[0].arg.name} = 0 and {missing[0].arg.name} = 1 write the same element"
+        elif _mixed_radix(simplify(flat), ranges):
+            return
+        elif not _depends_on_data(flat, None) and math.prod(r.extent for r in ranges) <= ENUMERATED:
+            values = _over(by_uid(ranges), flat).ravel()
+            first = np.unique(values, return_index=True)[1]
+            if len(first) == values.size:
+                return
+            pair = f"{values.size - len(first)} of {values.size} iterations write an element that another one writes"
+        else:
+            pair = "it cannot be shown that no two iterations write one element"
+        raise RaceError(
+            f"{expression(place)} = ... : {pair}",
+            help="write each element once: reduce first (rk.sum, rk.max), or index with every range",
+            at=self.positions.get(place) or self.positions.get(store),
+        )
+
+
+def conjuncts(c: UOp) -> Conditions:
+    """The conditions whose AND is ``c``."""
+    out: set[UOp] = set()
+    stack = [c]
+    while stack:
+        n = stack.pop()
+        if n.op is Op.AND and n.dtype is dt.bool_:
+            stack.extend(n.src)
+        elif not (n.op is Op.CONST and n.arg is True):
+            out.add(n)
+    return frozenset(out)
+
+
+def _either(ways: list[Conditions]) -> UOp:
+    """The OR over the ANDs, common conditions taken out."""
+    if not all(ways):
+        return const(True, dt.bool_)
+    common = frozenset.intersection(*ways)
+    rest = [w - common for w in ways]
+    out: UOp = const(True, dt.bool_)
+    for c in _stable(common):
+        out = alu(Op.AND, out, c)
+    if all(rest):
+        some: UOp = const(False, dt.bool_)
+        for w in rest:
+            every: UOp = const(True, dt.bool_)
+            for c in _stable(w):
+                every = alu(Op.AND, every, c)
+            some = alu(Op.OR, some, every)
+        out = alu(Op.AND, out, some)
+    return simplify(out)
+
+
+def _stable(conditions: Conditions) -> list[UOp]:
+    return sorted(conditions, key=expression)
+
+
+def _proof(i: UOp, size: int, held: Conditions) -> str | None:
+    """How ``0 <= i < size`` is known where the conditions hold, or None."""
+    contract = any(n.op is Op.IN_RANGE for n in toposort(i))
+    lo, hi = bounds(i)
+    if lo >= 0 and hi < size:
+        return "contract" if contract else "interval"
+    if not held:
+        return None
+    slacks = [s for c in held if (s := _slack(c)) is not None]
+    facts = _narrowed(held)
+    lo, hi = bounds(i, facts)
+    ok_low = lo >= 0 or any(bounds(simplify(_minus(i, s)), facts)[0] >= 0 for s in slacks)
+    room = _minus(idx(size - 1), i)
+    ok_high = hi < size or any(bounds(simplify(_minus(room, s)), facts)[0] >= 0 for s in slacks)
+    return ("contract" if contract else "symbolic") if ok_low and ok_high else None
+
+
+def _minus(a: UOp, b: UOp) -> UOp:
+    return alu(Op.ADD, a, alu(Op.MUL, b, idx(-1)))
+
+
+def _slack(c: UOp) -> UOp | None:
+    """An index expression that is >= 0 where the comparison holds."""
+    if c.op not in (Op.LT, Op.LE) or not c.src[0].dtype.is_int:
+        return None
+    a, b = (_as_index(s) for s in c.src)
+    if a is None or b is None:
+        return None
+    gap = _minus(b, a)
+    return alu(Op.ADD, gap, idx(-1)) if c.op is Op.LT else gap
+
+
+def _as_index(n: UOp) -> UOp | None:
+    """The exact value of an integer expression in the index world."""
+    if n.dtype is dt.index:
+        return n
+    if n.op is Op.CAST and n.src[0].dtype is dt.index:
+        lo, hi = bounds(n.src[0])
+        return n.src[0] if n.dtype.min <= lo and hi <= n.dtype.max else None
+    if n.op is Op.CONST:
+        return idx(int(n.arg))
+    return UOp(Op.CAST, dt.index, (n,)) if n.dtype.is_int else None
+
+
+def _narrowed(held: Conditions) -> dict[UOp, tuple[int, int]]:
+    """Tighter bounds of ranges (or other atoms) that single-atom conditions give."""
+    facts: dict[UOp, tuple[int, int]] = {}
+    for c in held:
+        slack = _slack(c)
+        if slack is None:
+            continue
+        terms, constant = affine(simplify(slack))
+        if len(terms) != 1:
+            continue
+        ((atom, factor),) = terms.items()
+        lo, hi = facts.get(atom) or bounds(atom)
+        if factor > 0:
+            lo = max(lo, -(constant // factor))
+        else:
+            hi = min(hi, constant // -factor)
+        facts[atom] = (lo, hi)
+    return facts
+
+
+def _depends_on_data(i: UOp, gate: UOp | None) -> bool:
+    return any(n.op in DATA for n in toposort(*(x for x in (i, gate) if x is not None)))
+
+
+def _involved(i: UOp, gate: UOp | None) -> frozenset[UOp]:
+    return i.ranges | (gate.ranges if gate is not None else frozenset())
+
+
+def _over(ranges: tuple[UOp, ...], n: UOp) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    """The value of a data-free expression at every iteration of the ranges."""
+    value = evaluate(n, {})
+    own = by_uid(n.ranges)
+    shape = tuple(r.extent if r in own else 1 for r in ranges)
+    return np.broadcast_to(value.reshape(shape), tuple(r.extent for r in ranges))
+
+
+def _mixed_radix(flat: UOp, ranges: list[UOp]) -> bool:
+    """An affine map is one-to-one if each coefficient exceeds what all smaller ones can add up to."""
+    terms, _ = affine(flat)
+    if set(terms) != set(ranges):
+        return False
+    reach = 0
+    for r, factor in sorted(terms.items(), key=lambda kv: abs(kv[1])):
+        if abs(factor) <= reach:
+            return False
+        reach += abs(factor) * (r.extent - 1)
+    return True
+
+
+def _array_name(n: UOp) -> str:
+    name: str = n.src[0].arg.name or "buffer"
+    return name
+
+
+def _source_name(n: UOp) -> str:
+    return next((m.src[0].arg.name for m in toposort(n) if m.op is Op.INDEX and m.src[0].op in (Op.PARAM, Op.BUFFER)), "value")
+
+
+def _remedy(i: UOp, size: int, text: str, value: int) -> str:
+    terms, constant = affine(i)
+    if len(terms) == 1:
+        ((r, factor),) = terms.items()
+        name = r.arg.name if r.op is Op.RANGE else None
+        if name and factor == 1 and value >= size and size - constant > 0:
+            limit = size - constant
+            return f"write Range({limit}), or guard it: rk.where({name} < {limit}, {text}, 0)"
+        if name and factor == 1 and value < 0:
+            return f"guard it: rk.where({name} >= {-constant}, {text}, 0); only constant negative indices wrap"
+    return f"make the ranges shorter, or guard it: rk.where(condition, {text}, 0)"

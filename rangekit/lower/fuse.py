@@ -1,0 +1,158 @@
+"""Keep, shrink or remove each BUFFERIZE, by what it moves and what would be computed again without it.
+
+Removed where no reduction would run more often than now and what is repeated costs less than the traffic. Shrunk to
+the axes that are not loops around all of its uses, in local memory, where that is what repeats. Kept otherwise.
+``memory=`` orders are kept as they are. Consumers are decided first, so that all uses of a buffer are known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from rangekit.ir.binding import substitute
+from rangekit.ir.ops import EXPENSIVE, Op
+from rangekit.ir.target import Target
+from rangekit.ir.uop import Storage, UOp, toposort
+from rangekit.lower.canon import canon, carry_tree
+from rangekit.lower.place import Path, contexts, prefix, runs
+
+Carry = Callable[[UOp, UOp], None]
+
+
+def fuse(sink: UOp, target: Target, carry: Carry, reasons: list[str]) -> UOp:
+    """The program with only the buffers that pay; ``reasons`` gets a line for each that was decided on."""
+    decided: set[UOp] = set()
+    while True:
+        order = toposort(sink)
+        found = next((n for n in reversed(order) if _removable(n) and n not in decided and n not in sink.src), None)
+        if found is None:
+            return sink
+        new, why = _decide(found, order, target, carry)
+        reasons.append(f"{_name(found)}: {why}")
+        if new is None:
+            decided.add(found)
+            continue
+        sink = canon(new(sink), carry)
+
+
+def _removable(n: UOp) -> bool:
+    return n.op is Op.BUFFERIZE and n.arg.memory is None
+
+
+def _name(n: UOp) -> str:
+    sizes = " x ".join(str(s) for s in n.shape) or "1"
+    return f"{n.arg.name or n.src[0].op.value} ({sizes} {n.dtype})"
+
+
+def _decide(b: UOp, order: list[UOp], target: Target, carry: Carry) -> tuple[Callable[[UOp], UOp] | None, str]:
+    uses = [n for n in order if n.op is Op.INDEX and n.src[0] is b]
+    if any(b in n.src and n.op is not Op.INDEX for n in order):
+        return None, "kept: it is written in place"
+    at: list[tuple[UOp, Path]] = []
+    heavy = _heavy(b)
+    for root in (n for n in order if n.op in (Op.BUFFERIZE, Op.ASSIGN, Op.PRINT) and not n.ranges):
+        if any(u.op is Op.INDEX for u in uses):
+            paths = contexts(root, target, costly=frozenset(uses) if heavy else ())
+            at.extend((u, p) for u in uses for p in paths.get(u, ()))
+    elements = math.prod(b.shape)
+    again = _evaluations(b, heavy, at)
+    once = sum(math.prod(r.extent for r in n.ranges) for n in heavy)
+    if again <= once:
+        total = len({(u.src[1:], p) for u, p in at})
+        each = sum(runs(p) for _, p in {(u.src[1:], p) for u, p in at})
+        work = sum(_cost(n) for n in _light(b))
+        traffic = target.byte_cost * b.dtype.itemsize
+        if work * each <= work * elements + traffic * (elements + each) or elements * b.dtype.itemsize > target.memory_bytes:
+            return (lambda sink: _inline(sink, b, carry)), f"removed: {total} uses cost less than the memory traffic"
+        return None, f"kept: {each} evaluations of {work} operations would replace {elements}"
+    common = _common_axes(b, uses, order)
+    rest = elements // max(1, math.prod(b.shape[a] for a in common))
+    if common and rest * b.dtype.itemsize <= target.scratch_bytes:
+        return (lambda sink: _shrink(sink, b, common, uses, carry)), f"shrunk: {rest} elements in local memory inside the loops around it"
+    return None, f"kept: its reductions would run {again} times instead of {once}"
+
+
+def _heavy(b: UOp) -> list[UOp]:
+    """The reductions of the body that depend on where in the buffer they are."""
+    bound = set(b.src[1:])
+    return [n for n in toposort(b.src[0], into=lambda n: n.op is not Op.BUFFERIZE and n.op is not Op.REDUCE)
+            if n.op is Op.REDUCE and n.ranges & bound]  # fmt: skip
+
+
+def _light(b: UOp) -> list[UOp]:
+    bound = set(b.src[1:])
+    return [n for n in toposort(b.src[0], into=lambda n: n.op not in (Op.BUFFERIZE, Op.REDUCE)) if n.ranges & bound]
+
+
+def _cost(n: UOp) -> int:
+    if n.op is Op.INDEX:
+        return n.dtype.itemsize
+    if n.op is Op.REDUCE or n.dtype.kind == "x":
+        return 0
+    return 16 if n.op in EXPENSIVE else 1
+
+
+def _evaluations(b: UOp, heavy: list[UOp], at: list[tuple[UOp, Path]]) -> int:
+    """How often the heavy reductions would run if the buffer were computed at its uses; equal ones run once."""
+    total = 0
+    for n in heavy:
+        instances = set()
+        for use, path in at:
+            mine = tuple((r, i) for r, i in zip(b.src[1:], use.src[1:], strict=True) if r in n.ranges)
+            free = (n.ranges - set(b.src[1:])).union(*(i.ranges for _, i in mine))
+            instances.add((mine, prefix(path, free)))
+        total += sum(runs(p) for _, p in instances)
+    return total
+
+
+def _inline(sink: UOp, b: UOp, carry: Carry) -> UOp:
+    """Every use replaced by the body at its index."""
+    memo: dict[UOp, UOp] = {}
+    for n in toposort(sink):
+        src = tuple(memo[s] for s in n.src)
+        if n.op is Op.INDEX and n.src[0] is b:
+            new = substitute(b.src[0], dict(zip(b.src[1:], src[1:], strict=True)))
+            carry_tree(b.src[0], new, carry)
+        else:
+            new = n if src == n.src else n.replace(src=src)
+            if new is not n:
+                carry(n, new)
+        memo[n] = new
+    return memo[sink]
+
+
+def _common_axes(b: UOp, uses: list[UOp], order: list[UOp]) -> tuple[int, ...]:
+    """Axes at which every use reads its own loop's element, that loop being one of the single nest that uses it."""
+    roots = [n for n in order if n.op is Op.BUFFERIZE and not n.ranges and n is not b
+             and any(u in set(toposort(n.src[0], into=lambda m: m.op is not Op.BUFFERIZE or bool(m.ranges))) for u in uses)]  # fmt: skip
+    if len(roots) != 1:
+        return ()
+    loops = set(roots[0].src[1:])
+    axes = [a for a in range(b.ndim) if len({u.src[1 + a] for u in uses}) == 1 and uses[0].src[1 + a] in loops
+            and uses[0].src[1 + a].extent == b.shape[a]]  # fmt: skip
+    # A loop that some reduction binds again around a use is another loop of that name: then it is not common.
+    rebound = {r for n in toposort(roots[0].src[0]) if n.op is Op.REDUCE for r in n.src if r.op is Op.RANGE and r in loops}
+    return tuple(a for a in axes if uses[0].src[1 + a] not in rebound)
+
+
+def _shrink(sink: UOp, b: UOp, axes: tuple[int, ...], uses: list[UOp], carry: Carry) -> UOp:
+    """The buffer over its other axes only, in local memory, inside the loops of ``axes``."""
+    mapping = {b.src[1 + a]: uses[0].src[1 + a] for a in axes}
+    body = substitute(b.src[0], mapping)
+    carry_tree(b.src[0], body, carry)
+    rest = [a for a in range(b.ndim) if a not in axes]
+    if rest:
+        kept = UOp(Op.BUFFERIZE, b.dtype, (body, *(b.src[1 + a] for a in rest)), Storage("local", b.arg.name))
+    memo: dict[UOp, UOp] = {}
+    for n in toposort(sink):
+        src = tuple(memo[s] for s in n.src)
+        if n in uses:
+            new = UOp(Op.INDEX, n.dtype, (kept, *(src[1 + a] for a in rest))) if rest else body
+            carry(n, new)
+        else:
+            new = n if src == n.src else n.replace(src=src)
+        memo[n] = new
+    return memo[sink]
+
+

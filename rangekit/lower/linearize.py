@@ -1,0 +1,449 @@
+"""From a kernel's graph to its loop nest: every statement in the deepest loop whose range it uses.
+
+A stack of blocks, one per open loop. An expression goes to the deepest block whose range it uses and is remembered
+there, which gives sharing and hoisting; a loop joins its parent after its body is filled, so what its body hoisted
+stands before it. Sibling reductions share a loop when they have the same ranges, the same home, the same bounds and
+the same depth of nested reductions (equal depths cannot depend on one another). Reductions with lanes keep an array of
+accumulators (``place.lanes``). ``where=`` conditions on the reduced range become loop bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from rangekit.ir import dtype as dt
+from rangekit.ir.affine import affine
+from rangekit.ir.bounds import bounds
+from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, Scratch, Stmt, Store
+from rangekit.ir.ops import Op
+from rangekit.ir.reducers import REDUCERS
+from rangekit.ir.spec import arity
+from rangekit.ir.symbolic import simplify
+from rangekit.ir.target import Target
+from rangekit.ir.uop import UOp, alu, cast, const, idx, new_buffer, toposort
+from rangekit.lower.check import conjuncts
+from rangekit.lower.place import lanes, levels
+from rangekit.lower.tidy import MAX_TREE, tidy
+
+Emit = Generator[UOp, UOp, UOp]
+Bounds = tuple[UOp | None, UOp | None]
+
+
+@dataclass(eq=False)
+class Block:
+    """One open loop: its range, its variable, the statements so far, and what is known in it."""
+
+    range: UOp | None
+    var: UOp | None
+    stores: frozenset[UOp]
+    body: list[Stmt] = field(default_factory=list)
+    memo: dict[UOp, UOp] = field(default_factory=dict)
+
+
+def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Target) -> Nest:
+    """The loop nest of one KERNEL."""
+    return _Linearize(kernel, target).run(name, accesses)
+
+
+class _Linearize:
+    def __init__(self, kernel: UOp, target: Target) -> None:
+        self.kernel, self.target = kernel, target
+        self.order = toposort(kernel)
+        self.consumers: dict[UOp, int] = {}
+        for n in self.order:
+            for s in n.src:
+                self.consumers[s] = self.consumers.get(s, 0) + 1
+        self.written = {s.src[0].src[0] for s in kernel.src if s.op is Op.STORE}
+        self.lanes = {n: lanes(n, target) for n in self.order if n.op is Op.REDUCE}
+        self.groups: dict[object, list[UOp]] = {}
+        self.limits: dict[UOp, tuple[dict[UOp, Bounds], tuple[UOp, ...]]] = {}
+        self._group()
+        self.under = {s: set(toposort(s)) for s in kernel.src} if len(kernel.src) > 1 else {}
+        self.sizes: dict[UOp, int] = {}
+        self.ranges_named: dict[UOp, str] = {}
+        self._name_ranges()
+        self.root = Block(None, None, frozenset(kernel.src))
+        self.stack = [self.root]
+        self.prints: list[PrintSite] = []
+
+    def run(self, name: str, accesses: tuple[Access, ...]) -> Nest:
+        """Fill the nest from the stores down."""
+        self._stores([(s, s.src[2:]) for s in self.kernel.src])
+        params = tuple(n for n in self.order if n.op in (Op.PARAM, Op.BUFFER))
+        outputs = tuple(p for p in params if p in self.written)
+        inputs = tuple(p for p in params if p not in self.written)
+        nest = Nest(name, (*inputs, *outputs), tuple(self.root.body), frozenset(outputs), accesses, tuple(self.prints))
+        return tidy(nest)
+
+    # ---- names -----------------------------------------------------------------------------------------------------
+
+    def _name_ranges(self) -> None:
+        """User names first; hidden ranges get the next of i, j, k, ... in order of appearance."""
+        found = sorted({n for n in self.order if n.op is Op.RANGE}, key=lambda r: self.order.index(r))
+        loops = list(dict.fromkeys([*(r for s in self.kernel.src for r in s.src[2:]), *found]))
+        taken = {n.arg.name for n in self.order if n.op in (Op.PARAM, Op.BUFFER)}
+        pool = (f"{c}{n or ''}" for n in range(10_000) for c in "ijklmn")
+        for r in sorted(loops, key=lambda r: r.arg.name is None):
+            base = r.arg.name
+            if base is None:
+                base = next(p for p in pool if p not in taken)
+            while base in taken:
+                base += "_"
+            taken.add(base)
+            self.ranges_named[r] = base
+
+    # ---- groups of reductions --------------------------------------------------------------------------------------
+
+    def _group(self) -> None:
+        level = levels(self.kernel)
+        for n in self.order:
+            if n.op is Op.REDUCE:
+                self.limits[n] = self._bounds(n)
+                limits = frozenset(self.limits[n][0].items())
+                ranges = n.src[arity(n) :]
+                key = (ranges, n.ranges - set(self.lanes[n]), level[n], limits)
+                self.groups.setdefault(key, []).append(n)
+        self.group_of = {n: members for members in self.groups.values() for n in members}
+
+    def _bounds(self, n: UOp) -> tuple[dict[UOp, Bounds], tuple[UOp, ...]]:
+        """Loop bounds that the excluded iterations of ``where=`` allow, and the values left to compute."""
+        count = arity(n)
+        values, ranges = n.src[:count], n.src[count:]
+        neutral = REDUCERS[n.arg].identity(tuple(v.dtype for v in values))
+        if not all(v.op is Op.WHERE and v.src[2] is e and v.src[0] is values[0].src[0] for v, e in zip(values, neutral, strict=True)):
+            return {}, values
+        limits: dict[UOp, Bounds] = {}
+        rest: UOp = const(True, dt.bool_)
+        for c in sorted(conjuncts(values[0].src[0]), key=self.order.index):
+            limit = self._limit(c, ranges)
+            if limit is None:
+                rest = alu(Op.AND, rest, c) if not (rest.op is Op.CONST) else c
+                continue
+            r, lo, hi = limit
+            old_lo, old_hi = limits.get(r, (None, None))
+            lo = lo if old_lo is None else old_lo if lo is None else alu(Op.MAX, old_lo, lo)
+            hi = hi if old_hi is None else old_hi if hi is None else alu(Op.MIN, old_hi, hi)
+            limits[r] = (lo, hi)
+        if rest.op is Op.CONST:
+            return limits, tuple(v.src[1] for v in values)
+        return limits, tuple(alu(Op.WHERE, rest, v.src[1], v.src[2]) for v in values)
+
+    def _limit(self, c: UOp, ranges: tuple[UOp, ...]) -> tuple[UOp, UOp | None, UOp | None] | None:
+        """(range, lo, hi) if the condition bounds one reduced range by something free of all of them."""
+        if c.op not in (Op.LT, Op.LE) or not c.src[0].dtype.is_int:
+            return None
+        sides = [_exact(s) for s in c.src]
+        if sides[0] is None or sides[1] is None:
+            return None
+        gap = simplify(alu(Op.ADD, sides[1], alu(Op.MUL, sides[0], idx(-1))))  # >= 0, or > 0 for LT
+        terms, _ = affine(gap)
+        for r in ranges:
+            factor = terms.get(r)
+            if factor not in (1, -1):
+                continue
+            rest = simplify(alu(Op.ADD, gap, alu(Op.MUL, r, idx(-factor))))
+            if rest.ranges & set(ranges):
+                continue
+            strict = c.op is Op.LT
+            if factor == -1:  # r <= rest (or <)
+                hi = rest if strict else simplify(alu(Op.ADD, rest, idx(1)))
+                return r, None, simplify(alu(Op.MIN, hi, idx(r.extent)))
+            lo = simplify(alu(Op.MUL, rest, idx(-1)))  # r >= -rest (or >)
+            lo = simplify(alu(Op.ADD, lo, idx(1))) if strict else lo
+            return r, simplify(alu(Op.MAX, lo, idx(0))), None
+        return None
+
+    # ---- blocks ----------------------------------------------------------------------------------------------------
+
+    def _push(self, r: UOp, stores: frozenset[UOp]) -> Block:
+        block = Block(r, UOp(Op.VAR, dt.index, (), ("range", self._number(), self.ranges_named[r])), stores)
+        self.stack.append(block)
+        return block
+
+    def _number(self) -> int:
+        self.count = getattr(self, "count", 0) + 1
+        return self.count
+
+    def _pop(self, lo: UOp, hi: UOp) -> None:
+        block = self.stack.pop()
+        assert block.var is not None and block.range is not None
+        self.stack[-1].body.append(Loop(block.var, block.range, lo, hi, tuple(block.body)))
+
+    def _home(self, ranges: frozenset[UOp]) -> int:
+        for depth in range(len(self.stack) - 1, 0, -1):
+            if self.stack[depth].range in ranges:
+                return depth
+        return 0
+
+    def _loop_over(self, ranges: tuple[UOp, ...], stores: frozenset[UOp]) -> None:
+        for r in ranges:
+            self._push(r, stores)
+
+    def _close(self, ranges: tuple[UOp, ...], limits: dict[UOp, tuple[UOp, UOp]] | None = None) -> None:
+        for r in reversed(ranges):
+            lo, hi = (limits or {}).get(r, (idx(0), r.size))
+            self._pop(lo, hi)
+
+    # ---- stores ----------------------------------------------------------------------------------------------------
+
+    def _stores(self, pending: list[tuple[UOp, tuple[UOp, ...]]]) -> None:
+        for first in dict.fromkeys(ranges[0] for _, ranges in pending if ranges):
+            inside = [(s, ranges[1:]) for s, ranges in pending if ranges and ranges[0] is first]
+            self._push(first, frozenset(s for s, _ in inside))
+            self._stores(inside)
+            self._pop(idx(0), first.size)
+        for s, ranges in pending:
+            if not ranges:
+                self._effect(s)
+
+    def _effect(self, s: UOp) -> None:
+        if s.op is Op.PRINT:
+            label, _, closed = s.arg
+            value, when = self._run(s.src[0]), self._run(s.src[1])
+            loops = s.src[2:]
+            named = tuple(self.ranges_named[r] for r in loops[: len(loops) - closed])
+            self.prints.append(PrintSite(label, named, tuple(r.extent for r in loops[len(loops) - closed :])))
+            indices = tuple(self._run(r) for r in loops)
+            self.stack[-1].body.append(Print(len(self.prints) - 1, indices, value, when))
+            return
+        value = self._run(s.src[1])
+        index = tuple(self._run(i) for i in s.src[0].src[1:])
+        buffer, index, _ = self._gated(s.src[0].src[0], index)
+        self.stack[-1].body.append(Store(buffer, index, value))
+
+    # ---- expressions -----------------------------------------------------------------------------------------------
+
+    def _run(self, root: UOp) -> UOp:
+        """Drive ``_emit`` with a stack of our own."""
+        work: list[Emit] = [self._emit(root)]
+        answer: UOp | None = None
+        while work:
+            try:
+                want = work[-1].send(answer)  # type: ignore[arg-type]
+            except StopIteration as done:
+                work.pop()
+                answer = done.value
+                continue
+            known = self._known(want)
+            if known is None:
+                work.append(self._emit(want))
+            answer = known
+        assert answer is not None
+        return answer
+
+    def _known(self, n: UOp) -> UOp | None:
+        if n.op is Op.CONST or n.op is Op.INVALID:
+            return n
+        if n.op is Op.RANGE:
+            return self.stack[self._home(frozenset((n,)))].var
+        if n.op is Op.REDUCE or n.op is Op.GET:
+            return None
+        return self.stack[self._home(n.ranges)].memo.get(n)
+
+    def _emit(self, n: UOp) -> Emit:
+        known = self._known(n)
+        if known is not None:
+            return known
+        if n.op is Op.REDUCE or n.op is Op.GET:
+            return self._accumulator(n)
+        depth = self._home(n.ranges)
+        if n.op is Op.INDEX and n.src[0].op is Op.BUFFERIZE:
+            buffer = self._scratch(n.src[0])
+        else:
+            buffer = n.src[0] if n.op is Op.INDEX else None
+        src = []
+        for s in n.src[1:] if buffer is not None else n.src:
+            src.append((yield s))
+        if buffer is not None:
+            buffer, index, guarded = self._gated(buffer, tuple(src), depth)
+            value = UOp(Op.INDEX, n.dtype, (buffer, *index))
+        elif n.op is Op.IN_RANGE:
+            value = self._contract(n, src, depth)
+        else:
+            value = n if tuple(src) == n.src else n.replace(src=tuple(src))
+        value = self._bind(n, value, depth)
+        self.stack[depth].memo[n] = value
+        return value
+
+    def _bind(self, n: UOp, value: UOp, depth: int) -> UOp:
+        """The value itself, or a name for it where it is used again, hoisted, long, or may change."""
+        size = 1 + sum(self.sizes.get(s, 0) for s in value.src)
+        self.sizes[value] = size
+        if n.op in (Op.GUARD,) or (n.op is Op.WHERE and n.src[2].op is Op.INVALID):
+            return value
+        again = self.consumers.get(n, 0) > 1
+        index = n.dtype is dt.index
+        hoisted = depth < len(self.stack) - 1
+        changes = n.op is Op.INDEX and n.src[0] in self.written
+        plain_index = index and size <= 4
+        if changes or size > MAX_TREE or ((again or hoisted) and not plain_index):
+            return self._let(_hint(n), value, depth)
+        return value
+
+    def _let(self, hint: str, value: UOp, depth: int) -> UOp:
+        var = UOp(Op.VAR, value.dtype, (), ("let", self._number(), hint))
+        self.stack[depth].body.append(Let(var, value))
+        self.sizes[var] = 0
+        return var
+
+    def _gated(self, buffer: UOp, index: tuple[UOp, ...], depth: int | None = None) -> tuple[UOp, tuple[UOp, ...], bool]:
+        """The access with its gates on the first index and its guards as statements before it."""
+        here = len(self.stack) - 1 if depth is None else depth
+        gates: list[UOp] = []
+        plain: list[UOp] = []
+        tests: list[tuple[UOp, tuple[int, int, int], UOp]] = []
+        for i in index:
+            guard = None
+            while i.op is Op.GUARD or (i.op is Op.WHERE and i.src[2].op is Op.INVALID):
+                if i.op is Op.GUARD:
+                    guard = i.arg
+                    i = i.src[0]
+                else:
+                    if i.src[0] not in gates:
+                        gates.append(i.src[0])
+                    i = i.src[1]
+            if guard is not None:
+                if i.op not in (Op.VAR, Op.CONST):
+                    i = self._let("at", i, here)
+                tests.append((i, guard, i))
+            plain.append(i)
+        if not gates and not tests:
+            return buffer, index, False
+        gate: UOp | None = None
+        for g in gates:
+            gate = g if gate is None else alu(Op.AND, gate, g)
+        for i, (access, axis, size), value in tests:
+            inside = alu(Op.AND, alu(Op.LE, idx(0), i), alu(Op.LT, i, idx(size)))
+            inside = self._let("ok", inside, here)
+            quiet = inside if gate is None else alu(Op.OR, alu(Op.NOT, gate), inside)
+            self.stack[here].body.append(Guard(quiet, access, axis, value))
+            gate = inside if gate is None else alu(Op.AND, gate, inside)
+        assert gate is not None
+        if not plain:
+            return buffer, (), False
+        first = UOp(Op.WHERE, dt.index, (gate, plain[0], UOp(Op.INVALID, dt.index)))
+        return buffer, (first, *plain[1:]), bool(tests)
+
+    def _contract(self, n: UOp, src: list[UOp], depth: int) -> UOp:
+        x, lo, hi = src
+        x = x if x.op in (Op.VAR, Op.CONST) else self._let("x", x, depth)
+        ok = self._let("ok", alu(Op.AND, alu(Op.LE, lo, x), alu(Op.LT, x, hi)), depth)
+        self.stack[depth].body.append(Guard(ok, n.arg, 0, cast(x, dt.int64)))
+        return alu(Op.WHERE, ok, x, lo)
+
+    # ---- reductions and scratch ------------------------------------------------------------------------------------
+
+    def _accumulator(self, n: UOp) -> UOp:
+        """The read of a reduction's accumulator, its loop emitted if it is not yet there."""
+        reduction, which = (n.src[0], n.arg) if n.op is Op.GET else (n, 0)
+        own = self.lanes[reduction]
+        home = self._home(reduction.ranges - set(own))
+        if reduction not in self.stack[home].memo:
+            self._reductions(reduction, home)
+        lane_vars = tuple(self._run(r) for r in own)
+        buffer = self.accumulators[self.stack[home].memo[reduction]][which]
+        value = UOp(Op.INDEX, buffer.dtype, (buffer, *lane_vars))
+        self.sizes[value] = 1
+        return value
+
+    def _reductions(self, first: UOp, home: int) -> None:
+        """Emit the loop that computes ``first`` and every sibling of it that is wanted here."""
+        block = self.stack[home]
+        wanted = set().union(*(self.under[s] for s in block.stores)) if self.under else None
+        members = [m for m in self.group_of[first] if (wanted is None or m in wanted) and m not in block.memo]
+        inner, self.stack = self.stack[home + 1 :], self.stack[: home + 1]
+        if not hasattr(self, "accumulators"):
+            self.accumulators: dict[UOp, tuple[UOp, ...]] = {}
+        limits = {r: (self._run(lo) if lo is not None else idx(0), self._run(hi) if hi is not None else r.size)
+                  for r, (lo, hi) in self.limits[first][0].items()}  # fmt: skip
+        made: list[tuple[UOp, tuple[UOp, ...], UOp]] = []
+        for m in members:
+            own = self.lanes[m]
+            values = m.src[: arity(m)]
+            shape = tuple(r.extent for r in own)
+            hint = {"add": "acc", "mul": "acc", "max": "hi", "min": "lo", "and": "every", "or": "some"}.get(m.arg, "best")
+            buffers = tuple(new_buffer(v.dtype, shape, hint if not p else "at", "local" if own else "register")
+                            for p, v in enumerate(values))  # fmt: skip
+            neutral = REDUCERS[m.arg].identity(tuple(v.dtype for v in values))
+            for buffer in buffers:
+                block.body.append(Scratch(buffer))
+            self._loop_over(own, block.stores)
+            at = tuple(self._run(r) for r in own)
+            for buffer, e in zip(buffers, neutral, strict=True):
+                self.stack[-1].body.append(Store(buffer, at, e))
+            self._close(own)
+            made.append((m, buffers, UOp(Op.VAR, dt.void, (), ("acc", self._number(), hint))))
+        ranges = first.src[arity(first) :]
+        self._loop_over(ranges, block.stores)
+        for own in dict.fromkeys(self.lanes[m] for m in members):
+            self._loop_over(own, block.stores)
+            for m, buffers, _ in made:
+                if self.lanes[m] == own:
+                    self._update(m, buffers)
+            self._close(own)
+        self._close(ranges, limits)
+        for m, buffers, key in made:
+            block.memo[m] = key
+            self.accumulators[key] = buffers
+        self.stack += inner
+
+    def _update(self, m: UOp, buffers: tuple[UOp, ...]) -> None:
+        values = tuple(self._run(v) for v in self.limits[m][1])
+        at = tuple(self._run(r) for r in self.lanes[m])
+        old = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
+        body = self.stack[-1].body
+        if len(buffers) == 1:
+            (new,) = REDUCERS[m.arg].combine(old, values)
+            body.append(Store(buffers[0], at, new, m.arg, values[0]))
+            return
+        depth = len(self.stack) - 1
+        values = tuple(v if v.op in (Op.VAR, Op.CONST) else self._let("v", v, depth) for v in values)
+        before = tuple(self._let("best", o, depth) for o in old)
+        combined = REDUCERS[m.arg].combine(before, values)
+        if all(v.op is Op.WHERE and v.src[0] is combined[0].src[0] for v in combined):
+            keep = self._let("keep", combined[0].src[0], depth)
+            combined = tuple(v.replace(src=(keep, *v.src[1:])) for v in combined)
+        after = [self._let("new", v, depth) for v in combined]
+        for buffer, value in zip(buffers, after, strict=True):
+            body.append(Store(buffer, at, value))
+
+    def _scratch(self, b: UOp) -> UOp:
+        """The scratch array of a BUFFERIZE inside the kernel, filled in the innermost loop of its open ranges."""
+        home = self._home(b.ranges)
+        block = self.stack[home]
+        if b in block.memo:
+            return block.memo[b]
+        inner, self.stack = self.stack[home + 1 :], self.stack[: home + 1]
+        memory = b.arg.memory or "local"
+        buffer = new_buffer(b.dtype, b.shape, b.arg.name or "tile", "local" if memory == "global" else memory)
+        block.body.append(Scratch(buffer))
+        self._loop_over(b.src[1:], block.stores)
+        value = self._run(b.src[0])
+        at = tuple(self._run(r) for r in b.src[1:])
+        self.stack[-1].body.append(Store(buffer, at, value))
+        self._close(b.src[1:])
+        block.memo[b] = buffer
+        self.stack += inner
+        return buffer
+
+
+def _hint(n: UOp) -> str:
+    if n.op is Op.INDEX:
+        name: str = n.src[0].arg.name or "tile"
+        return f"{name}_"  # the element read; the array keeps its own name
+    if n.op is Op.EXP:
+        return "e"
+    return {"x": "at", "b": "c"}.get(n.dtype.kind, "v")
+
+
+def _exact(n: UOp) -> UOp | None:
+    """An integer expression as the index it equals, if nothing can wrap on the way."""
+    if n.dtype is dt.index:
+        return n
+    if n.op is Op.CAST and n.src[0].dtype is dt.index:
+        lo, hi = bounds(n.src[0])
+        return n.src[0] if n.dtype.min <= lo and hi <= n.dtype.max else None
+    return idx(int(n.arg)) if n.op is Op.CONST else cast(n, dt.index)
+
+

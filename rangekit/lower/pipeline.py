@@ -1,0 +1,126 @@
+"""The passes, in order, as one tuple; each leaves a form that the next may rely on.
+
+``lower`` runs them and keeps every stage, its time, and what people may ask for later (proofs, reasons). A pass is a
+function of the graph and the frozen ``Options``; the ``Record`` it may append to never influences a result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from rangekit.ir import dtype as dt
+from rangekit.ir.nest import Access, Nest
+from rangekit.ir.ops import Op
+from rangekit.ir.symbolic import simplify
+from rangekit.ir.target import CPU, Target
+from rangekit.ir.uop import UOp
+from rangekit.lower.canon import canon
+from rangekit.lower.check import check
+from rangekit.lower.fuse import fuse
+from rangekit.lower.legalize import legalize
+from rangekit.lower.linearize import linearize
+from rangekit.lower.rangeify import rangeify
+from rangekit.lower.split import split
+from rangekit.source import Position
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything a lowered program depends on beside its graph; part of every cache key."""
+
+    target: Target = CPU
+
+
+@dataclass
+class Record:
+    """What the passes tell people. ``positions`` follows nodes through rewrites."""
+
+    positions: dict[UOp, Position] = field(default_factory=dict)
+    accesses: dict[UOp, list[Access]] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    outputs: list[UOp] = field(default_factory=list)
+    nests: list[Nest] = field(default_factory=list)
+
+    def carry(self, old: UOp, new: UOp) -> None:
+        """``new`` came from ``old``: it keeps the user's line, unless it has one."""
+        at = self.positions.get(old)
+        if at is not None:
+            self.positions.setdefault(new, at)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One named step from a legal graph to a legal graph."""
+
+    name: str
+    run: Callable[[UOp, Options, Record], UOp]
+
+
+def _each_kernel(sink: UOp, fn: Callable[[UOp], UOp]) -> UOp:
+    return sink.replace(src=tuple(fn(k) for k in sink.src))
+
+
+def _simplify(sink: UOp, options: Options, record: Record) -> UOp:
+    def one(kernel: UOp) -> UOp:
+        return simplify(kernel, moved=record.carry)
+
+    return _each_kernel(sink, one)
+
+
+def _check(sink: UOp, options: Options, record: Record) -> UOp:
+    def one(kernel: UOp) -> UOp:
+        found: list[Access] = []
+        checked = check(kernel, record.positions, found, record.carry)
+        record.accesses[checked] = found
+        return checked
+
+    return _each_kernel(sink, one)
+
+
+def _linearize(sink: UOp, options: Options, record: Record) -> UOp:
+    for number, kernel in enumerate(sink.src):
+        record.nests.append(linearize(kernel, f"k{number}", tuple(record.accesses[kernel]), options.target))
+    return sink
+
+
+PASSES = (
+    Pass("rangeify", lambda g, o, r: rangeify(g, r.carry)),  # no movement op, no closed axis but of storage
+    Pass("canon", lambda g, o, r: canon(g, r.carry)),  # equal reductions are equal nodes
+    Pass("fuse", lambda g, o, r: fuse(g, o.target, r.carry, r.reasons)),  # only buffers that pay
+    Pass("split", lambda g, o, r: split(g, r.carry, r.outputs)),  # SINK of KERNELs of STOREs
+    Pass("simplify", _simplify),  # indices in normal form
+    Pass("legalize", lambda g, o, r: _each_kernel(g, legalize)),  # indices fit the machine
+    Pass("check", _check),  # every access proved, gated or guarded
+    Pass("linearize", _linearize),  # one Nest a kernel, in the record; loops outer to inner as written
+)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program as loop nests in launch order, and how it came to be."""
+
+    nests: tuple[Nest, ...]
+    outputs: tuple[UOp, ...]  # PARAM or BUFFER of each result
+    stages: Mapping[str, UOp]
+    seconds: Mapping[str, float]
+    reasons: tuple[str, ...]
+
+
+def lower(sink: UOp, options: Options, positions: Mapping[UOp, Position]) -> Lowered:
+    """Run every pass over a SINK of storage nodes and PRINTs."""
+    record = Record(dict(positions))
+    stages: dict[str, UOp] = {"trace": sink}
+    seconds: dict[str, float] = {}
+    for step in PASSES:
+        start = time.perf_counter()
+        sink = step.run(sink, options, record)
+        seconds[step.name] = time.perf_counter() - start
+        stages[step.name] = sink
+    return Lowered(tuple(record.nests), tuple(record.outputs), stages, seconds, tuple(record.reasons))
+
+
+def wanted(results: tuple[UOp, ...], effects: tuple[UOp, ...]) -> UOp:
+    """The SINK of a program: its results' storage, then its effects."""
+    return UOp(Op.SINK, dt.void, (*results, *effects))

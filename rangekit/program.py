@@ -1,0 +1,122 @@
+"""A lowered program made ready to run: its nests compiled for a device, its memory found or made, its faults raised."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from rangekit.backends.device import FAULT_WORDS, Array, Device, Launch
+from rangekit.errors import BoundsError, DeviceError
+from rangekit.ir.nest import Nest
+from rangekit.ir.ops import Op
+from rangekit.ir.uop import UOp
+from rangekit.lang.tensor import array_of
+from rangekit.lower.pipeline import Lowered, Options, lower
+from rangekit.source import Position
+
+ALIASES = {"llvm": "cpu"}
+
+
+@cache
+def device_named(name: str) -> Device:
+    """The device users call ``name``; LLVM is loaded here, not before. ``DeviceError`` if there is none."""
+    if ALIASES.get(name, name) == "cpu":
+        from rangekit.backends.llvm import CpuDevice
+
+        return CpuDevice()
+    if name == "python":
+        from rangekit.backends.python import PythonDevice
+
+        return PythonDevice()
+    raise DeviceError(f"there is no device {name!r}", help='device= "cpu" or "python"')
+
+
+class Program:
+    """Kernels in launch order over arguments, captured arrays and buffers of their own.
+
+    Errors: ``BoundsError`` or ``RaceError`` when made, where the program is plainly wrong; ``BoundsError`` after a
+    launch in which a guarded access was out of bounds (results are then undefined, memory is not).
+    """
+
+    def __init__(self, sink: UOp, device: Device, positions: Mapping[UOp, Position]) -> None:
+        self.device = device
+        self.lowered: Lowered = lower(sink, Options(), positions)
+        self.seconds: dict[str, float] = dict(self.lowered.seconds)
+        start = time.perf_counter()
+        self._launches: list[tuple[Nest, Launch]] = [(nest, device.compile(nest)) for nest in self.lowered.nests]
+        self.seconds["compile"] = time.perf_counter() - start
+        self.captured = {p: a for nest in self.lowered.nests for p in nest.params if (a := array_of(p)) is not None}
+        self.written: frozenset[int] = frozenset(
+            p.arg.slot for nest in self.lowered.nests for p in nest.outputs if p.op is Op.PARAM
+        )
+        made = (p for nest in self.lowered.nests for p in nest.params if p.op is Op.BUFFER and p not in self.captured)
+        self.scratch = tuple(p for p in dict.fromkeys(made) if p not in self.lowered.outputs)
+        self.results = tuple(dict.fromkeys(p for p in self.lowered.outputs if p.op is Op.BUFFER and p not in self.captured))
+
+    def run(self, arguments: Sequence[Array], out: Mapping[UOp, Array] | None = None,
+            show: Callable[[str], None] = print) -> list[Array]:  # fmt: skip
+        """Launch over one array a slot; returns the array of each result, those in ``out`` where given."""
+        memory: dict[UOp, Array] = dict(self.captured)
+        for p in (*self.scratch, *self.results):
+            given = out.get(p) if out else None
+            memory[p] = given if given is not None else self.device.empty(p.shape, p.dtype.numpy)
+        for nest, launch in self._launches:
+            fault = np.zeros(FAULT_WORDS, np.int64)
+            buffers = [arguments[p.arg.slot] if p.op is Op.PARAM else memory[p] for p in nest.params]
+            if nest.prints:
+                lines = _Lines(nest)
+                launch(buffers, fault, lines)
+                for line in lines.text():
+                    show(line)
+            else:
+                launch(buffers, fault)
+            if fault[0]:
+                self._raise(nest, fault)
+        return [arguments[p.arg.slot] if p.op is Op.PARAM else memory[p] for p in self.lowered.outputs]
+
+    def _raise(self, nest: Nest, fault: Array) -> None:
+        access = nest.accesses[int(fault[0]) - 1]
+        axis, value = int(fault[1]), int(fault[2])
+        if access.by == "contract":
+            raise BoundsError(
+                f"{access.access}: the value {value} of {access.array} breaks its contract",
+                help="the data is outside the range promised with in_range",
+                at=access.at,
+            )
+        raise BoundsError(
+            f"{access.access}: index {value} of axis {axis} of {access.array}, which has {access.size} elements",
+            help="only constant negative indices wrap; clip the index, or guard it with rk.where",
+            at=access.at,
+        )
+
+
+class _Lines:
+    """What ``rk.print`` sites show, gathered until the launch is over: shaped values come element by element."""
+
+    def __init__(self, nest: Nest) -> None:
+        self.sites = nest.prints
+        self.seen: dict[tuple[int, tuple[int, ...]], list[tuple[tuple[int, ...], Any]]] = {}
+
+    def __call__(self, number: int, indices: tuple[int, ...], value: Any) -> None:
+        count = len(self.sites[number].ranges)
+        self.seen.setdefault((number, indices[:count]), []).append((indices[count:], value))
+
+    def text(self) -> list[str]:
+        """One line a site and iteration."""
+        out = []
+        for (number, at), values in self.seen.items():
+            site = self.sites[number]
+            where = ", ".join(f"{name}={i}" for name, i in zip(site.ranges, at, strict=True))
+            if site.shape:
+                whole = np.zeros(site.shape, np.asarray(values[0][1]).dtype)
+                for index, value in values:
+                    whole[index] = value
+                shown = np.array2string(whole)
+            else:
+                shown = str(values[0][1])
+            out.append(": ".join(part for part in (" ".join(p for p in (site.label, where) if p), shown) if part))
+        return out
