@@ -8,9 +8,10 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 demo: .venv/stamp
 	$(BIN)/python -m rangekit demo
 
-# The suite comes last, so that its closing line is the last one printed.
+# The suite comes last, so that its closing line is the last one printed. A file stays in one process: the cells of
+# a notebook need those before them.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --doctest-modules $(if $(NOTEBOOKS),--nbval --nbval-current-env) \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules $(if $(NOTEBOOKS),--nbval --nbval-current-env) \
 		tests rangekit $(NOTEBOOKS)
 
 lint: .venv/stamp

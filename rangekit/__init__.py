@@ -133,9 +133,226 @@ from rangekit.lang.tensor import Range, Tensor
 
 __version__ = "0.1.0"
 
-globals().update(_TABLE)
+# fmt: off
+exp = _TABLE["exp"]
+expm1 = _TABLE["expm1"]
+log = _TABLE["log"]
+log1p = _TABLE["log1p"]
+log2 = _TABLE["log2"]
+log10 = _TABLE["log10"]
+sin = _TABLE["sin"]
+cos = _TABLE["cos"]
+tan = _TABLE["tan"]
+asin = _TABLE["asin"]
+acos = _TABLE["acos"]
+atan = _TABLE["atan"]
+sinh = _TABLE["sinh"]
+cosh = _TABLE["cosh"]
+tanh = _TABLE["tanh"]
+asinh = _TABLE["asinh"]
+acosh = _TABLE["acosh"]
+atanh = _TABLE["atanh"]
+erf = _TABLE["erf"]
+sqrt = _TABLE["sqrt"]
+add = _TABLE["add"]
+subtract = _TABLE["subtract"]
+multiply = _TABLE["multiply"]
+maximum = _TABLE["maximum"]
+minimum = _TABLE["minimum"]
+floor_divide = _TABLE["floor_divide"]
+remainder = _TABLE["remainder"]
+pow = _TABLE["pow"]
+less = _TABLE["less"]
+less_equal = _TABLE["less_equal"]
+greater = _TABLE["greater"]
+greater_equal = _TABLE["greater_equal"]
+equal = _TABLE["equal"]
+not_equal = _TABLE["not_equal"]
+bitwise_and = _TABLE["bitwise_and"]
+bitwise_or = _TABLE["bitwise_or"]
+bitwise_xor = _TABLE["bitwise_xor"]
+logical_and = _TABLE["logical_and"]
+logical_or = _TABLE["logical_or"]
+logical_xor = _TABLE["logical_xor"]
+floor = _TABLE["floor"]
+ceil = _TABLE["ceil"]
+trunc = _TABLE["trunc"]
+round = _TABLE["round"]
+# fmt: on
 bool = bool_  # noqa: A001  (the array API name)
 f16, bf16, f32, f64 = float16, bfloat16, float32, float64
 i8, i16, i32, i64 = int8, int16, int32, int64
 u8, u16, u32, u64 = uint8, uint16, uint32, uint64
 pi, e, inf, nan, newaxis = _math.pi, _math.e, _math.inf, _math.nan, None
+
+__all__ = [
+    "ArgumentError",
+    "BoundsError",
+    "CompileError",
+    "DType",
+    "DataError",
+    "DeviceError",
+    "DtypeError",
+    "Kernel",
+    "RaceError",
+    "Range",
+    "RangeError",
+    "RangekitError",
+    "ScheduleError",
+    "ShapeError",
+    "Tensor",
+    "abs",
+    "acos",
+    "acosh",
+    "add",
+    "all",
+    "any",
+    "arange",
+    "argmax",
+    "argmin",
+    "asarray",
+    "asin",
+    "asinh",
+    "assign",
+    "astype",
+    "atan",
+    "atan2",
+    "atanh",
+    "bf16",
+    "bfloat16",
+    "bitcast",
+    "bitwise_and",
+    "bitwise_invert",
+    "bitwise_left_shift",
+    "bitwise_or",
+    "bitwise_right_shift",
+    "bitwise_xor",
+    "bool",
+    "bool_",
+    "broadcast_arrays",
+    "broadcast_to",
+    "bufferize",
+    "ceil",
+    "clip",
+    "concat",
+    "copysign",
+    "cos",
+    "cosh",
+    "divide",
+    "e",
+    "equal",
+    "erf",
+    "exp",
+    "expand_dims",
+    "expm1",
+    "eye",
+    "f16",
+    "f32",
+    "f64",
+    "flip",
+    "float16",
+    "float32",
+    "float64",
+    "floor",
+    "floor_divide",
+    "from_dlpack",
+    "full",
+    "full_like",
+    "greater",
+    "greater_equal",
+    "hypot",
+    "i8",
+    "i16",
+    "i32",
+    "i64",
+    "inf",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "isfinite",
+    "isinf",
+    "isnan",
+    "kernel",
+    "less",
+    "less_equal",
+    "linspace",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "logaddexp",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "logical_xor",
+    "logsumexp",
+    "matmul",
+    "matrix_transpose",
+    "max",
+    "maximum",
+    "mean",
+    "meshgrid",
+    "min",
+    "minimum",
+    "moveaxis",
+    "multiply",
+    "nan",
+    "negative",
+    "newaxis",
+    "not_equal",
+    "ones",
+    "ones_like",
+    "outer",
+    "pad",
+    "permute_dims",
+    "pi",
+    "positive",
+    "pow",
+    "print",
+    "prod",
+    "ranges",
+    "reciprocal",
+    "reduce",
+    "relu",
+    "remainder",
+    "repeat",
+    "reshape",
+    "roll",
+    "round",
+    "rsqrt",
+    "sigmoid",
+    "sign",
+    "signbit",
+    "sin",
+    "sinh",
+    "softmax",
+    "sqrt",
+    "square",
+    "squeeze",
+    "stack",
+    "std",
+    "subtract",
+    "sum",
+    "tan",
+    "tanh",
+    "tensordot",
+    "tile",
+    "tril",
+    "triu",
+    "trunc",
+    "u8",
+    "u16",
+    "u32",
+    "u64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "unstack",
+    "var",
+    "vecdot",
+    "where",
+    "zeros",
+    "zeros_like",
+]

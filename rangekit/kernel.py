@@ -156,7 +156,9 @@ class _Call:
             for size, dim in zip(slot.shape, spec.dims, strict=True):
                 want, who = (dim, name) if isinstance(dim, int) else sizes.setdefault(dim, (size, name))
                 if size != want:
-                    raise ShapeError(f"the argument {name} has shape {slot.shape}: {dim} is {want} in {who}, {size} here")
+                    raise ShapeError(
+                        f"the argument {name} has shape {slot.shape}: {dim} is {want} in {who}, {size} here"
+                    )
 
     def trace(self, device: Any) -> Traced:
         """Run the function over Tensors and compile what it built."""
@@ -230,7 +232,13 @@ class _Call:
         targets = []
         for leaf, place in zip(leaves, traced.places, strict=True):
             storage = traced.program.lowered.outputs[place]
-            array = leaf.numpy() if isinstance(leaf, Tensor) else leaf if isinstance(leaf, np.ndarray) else np.from_dlpack(leaf)
+            array = (
+                leaf.numpy()
+                if isinstance(leaf, Tensor)
+                else leaf
+                if isinstance(leaf, np.ndarray)
+                else np.from_dlpack(leaf)
+            )
             if array.shape != storage.shape:
                 raise ShapeError(f"out= has shape {array.shape}, the result {storage.shape}")
             if array.dtype != storage.dtype.numpy:
@@ -315,7 +323,9 @@ def _effects(effects: list[UOp], results: list[UOp]) -> tuple[UOp, ...]:
 @overload
 def kernel(fn: Callable[..., Any], /) -> Kernel: ...
 @overload
-def kernel(*, static: str | tuple[str, ...] = (), device: str | None = None) -> Callable[[Callable[..., Any]], Kernel]: ...
+def kernel(
+    *, static: str | tuple[str, ...] = (), device: str | None = None
+) -> Callable[[Callable[..., Any]], Kernel]: ...
 @overload
 def kernel(fn: Callable[..., Any], /, *, static: str | tuple[str, ...] = (), device: str | None = None) -> Kernel: ...
 def kernel(fn: Callable[..., Any] | None = None, /, *, static: str | tuple[str, ...] = (),
@@ -368,7 +378,9 @@ def _realize(x: Tensor) -> None:
         array = array_of(n) if n.op is Op.BUFFER else None
         if array is not None:
             slot, plain = arguments.array_slot("data", array)
-            memo[n] = UOp(Op.PARAM, slot.dtype, (), ParamId(len(arrays), f"data{len(arrays)}", slot.shape, slot.strides))
+            memo[n] = UOp(
+                Op.PARAM, slot.dtype, (), ParamId(len(arrays), f"data{len(arrays)}", slot.shape, slot.strides)
+            )
             arrays.append(plain)
         else:
             src = tuple(memo[s] for s in n.src)

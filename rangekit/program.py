@@ -55,7 +55,9 @@ class Program:
         )
         made = (p for nest in self.lowered.nests for p in nest.params if p.op is Op.BUFFER and p not in self.captured)
         self.scratch = tuple(p for p in dict.fromkeys(made) if p not in self.lowered.outputs)
-        self.results = tuple(dict.fromkeys(p for p in self.lowered.outputs if p.op is Op.BUFFER and p not in self.captured))
+        self.results = tuple(
+            dict.fromkeys(p for p in self.lowered.outputs if p.op is Op.BUFFER and p not in self.captured)
+        )
 
     def run(self, arguments: Sequence[Array], out: Mapping[UOp, Array] | None = None,
             show: Callable[[str], None] = print) -> list[Array]:  # fmt: skip

@@ -24,26 +24,28 @@ _WIDEST_KEPT = 256  # terms of a form worth remembering: a chain of n prefixes m
 _FORMS: WeakKeyDictionary[UOp, Form] = WeakKeyDictionary()
 
 
-def affine(node: UOp, limit: int | None = None) -> Form | None:
+def affine(node: UOp) -> Form:
     """The form of an index node: what it is a sum of, and the constant. Everything not linear is an atom.
 
-    None, if a ``limit`` is given, for a node of more than so many linear parts. The form is shared: do not change it.
+    The form is shared: do not change it.
 
     >>> i = new_range(4); affine(alu(Op.ADD, alu(Op.MUL, i, idx(3)), idx(1))) == ({i: 3}, 1)
     True
     """
     if not _splits(node):
         return _leaf(node)
-    form = _FORMS.get(node)
-    if form is None:
-        form = _of_sources(node)
-        if form is None:
-            if limit is not None and _wide(node, limit):
-                return None
-            form = _of_chain(node)
-        if len(form[0]) <= _WIDEST_KEPT:
-            _FORMS[node] = form
-    return None if limit is not None and len(form[0]) > limit else form
+    form = _FORMS.get(node) or _of_sources(node) or _of_chain(node)
+    if len(form[0]) <= _WIDEST_KEPT:
+        _FORMS[node] = form
+    return form
+
+
+def affine_within(node: UOp, limit: int) -> Form | None:
+    """``affine``, or None, soon, for a node of more than ``limit`` terms or linear parts not looked at before."""
+    if _splits(node) and node not in _FORMS and _of_sources(node) is None and _wide(node, limit):
+        return None
+    form = affine(node)
+    return None if len(form[0]) > limit else form
 
 
 def _factor(node: UOp) -> int | None:

@@ -1,8 +1,9 @@
 """The laws of integers, bools, selections and floats, one row each.
 
-``x y i f s t u`` are any values of the kind a table is about, ``c d`` constants, ``p q`` conditions. Integer rows hold for
-machine integers, which wrap, and for indices, which do not; index rows need unbounded integers. Floats keep their
-IEEE meaning: ``x * 0 -> 0`` and ``x - x -> 0`` are no laws of theirs, and ``x + 0.0`` is not ``x`` for ``x = -0.0``.
+``x y i f s t u`` are any values of the kind a table is about, ``c d`` constants, ``p q`` conditions. Integer rows
+hold for machine integers, which wrap, and for indices, which do not; index rows need unbounded integers. Floats
+keep their IEEE meaning: ``x * 0 -> 0`` and ``x - x -> 0`` are no laws of theirs, and ``x + 0.0`` is not ``x`` for
+``x = -0.0``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Callable
 
 from rangekit.ir.ops import Op
 from rangekit.ir.pattern import Match, Var, node, rule, rules
-from rangekit.ir.uop import UOp
 
 x, y = (Var(n, "iux") for n in "xy")
 i = Var("i", "x")
@@ -32,7 +32,7 @@ def negative(var: Var) -> Callable[[Match], bool]:
 
 
 def _divides(m: Match) -> bool:
-    return m[d].arg > 0 and m[c].arg > 0 and m[c].arg % m[d].arg == 0
+    return bool(m[d].arg > 0 and m[c].arg > 0 and m[c].arg % m[d].arg == 0)
 
 
 # fmt: off
@@ -41,7 +41,7 @@ INTEGERS = rules(                                  # modulo 2**n and over the in
     rule("sub-zero",     x - 0,                    x),
     rule("zero-sub",     0 - x,                    -x),
     rule("sub-self",     x - x,                    0),
-    rule("neg-neg",      -(-x),                    x),
+    rule("neg-neg",      node(Op.NEG, -x),               x),
     rule("add-neg",      x + -y,                   x - y),
     rule("sub-neg",      x - -y,                   x + y),
     rule("add-add",      (x + c) + d,              x + (c + d)),                    # associativity
@@ -118,7 +118,8 @@ SELECTIONS = rules(                                # any dtype
     rule("where-true",   node(Op.WHERE, True, s, t),   s),
     rule("where-false",  node(Op.WHERE, False, s, t),  t),
     rule("where-same",   node(Op.WHERE, p, s, s),      s),
-    rule("where-not",    node(Op.WHERE, ~p, s, t),     node(Op.WHERE, p, t, s),  when=lambda m: m[t].op is not Op.INVALID),
+    rule("where-not",    node(Op.WHERE, ~p, s, t),     node(Op.WHERE, p, t, s),
+         when=lambda m: m[t].op is not Op.INVALID),
     rule("where-closed", node(Op.WHERE, p, s, t),      node(Op.WHERE, ~p, t, s),
          when=lambda m: m[s].op is Op.INVALID and m[t].op is not Op.INVALID),
     rule("where-both",   node(Op.WHERE, p, node(Op.WHERE, q, s, t), t),  node(Op.WHERE, p & q, s, t)),
@@ -133,6 +134,6 @@ FLOATS = rules(                                    # IEEE 754
     rule("add-neg-zero", f + -0.0,                 f),
     rule("times-one",    f * 1.0,                  f),
     rule("over-one",     f / 1.0,                  f),
-    rule("neg-neg-float", -(-f),                   f),
+    rule("neg-neg-float", node(Op.NEG, -f),              f),
 )
 # fmt: on

@@ -1,7 +1,8 @@
 """Intervals: between which integers a value lies, exactly where that is easy and never too narrow.
 
-An open end is None. A machine integer whose exact interval leaves its dtype may have wrapped: it then has the
-whole dtype. No interval is empty: code under a contradiction never runs, and says nothing about its values.
+An open end is infinite (inside these modules: None, which no arithmetic overflows). A machine integer whose exact
+interval leaves its dtype may have wrapped: it then has the whole dtype. No interval is empty: code under a
+contradiction never runs, and says nothing about its values.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from weakref import WeakKeyDictionary
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.affine import Form, affine, total
+from rangekit.ir.affine import Form, affine_within, total
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import COMPARE, ELEMENTWISE, Op
 from rangekit.ir.spec import arity
@@ -24,17 +25,29 @@ _ALL: Span = (None, None)
 _MEMO: WeakKeyDictionary[UOp, Span] = WeakKeyDictionary()
 
 
-def bounds(node: UOp, facts: Facts | None = None, memo: dict[UOp, Span] | None = None) -> Span:
-    """(least, greatest) value of an index, int or bool node (False is 0); None is an open end.
+def bounds(node: UOp, facts: Mapping[UOp, tuple[float | None, float | None]] | None = None) -> tuple[float, float]:
+    """(least, greatest) value of an index, int or bool node (False is 0): exact ints, or an infinity.
 
-    ``facts`` narrow nodes: ``{i: (0, 6)}``. A gated index has the bounds it has where its gate is open. ``memo`` keeps
-    what was found for other questions under the same facts.
+    ``facts`` narrow nodes: ``{i: (0, 6)}``. A gated index has the bounds it has where its gate is open.
+
+    >>> i = new_range(8); bounds(alu(Op.IDIV, i, idx(3))), bounds(i, {i: (2, math.inf)})
+    ((0, 2), (2, 7))
     """
+    lo, hi = interval(node, {n: (_finite(a), _finite(b)) for n, (a, b) in (facts or {}).items()})
+    return -math.inf if lo is None else lo, math.inf if hi is None else hi
+
+
+def _finite(end: float | None) -> int | None:
+    return None if end is None or math.isinf(end) else int(end)
+
+
+def interval(node: UOp, facts: Facts, memo: dict[UOp, Span] | None = None) -> Span:
+    """``bounds`` with None for an open end; ``memo`` keeps what was found for other questions under these facts."""
     while node.op is Op.WHERE and node.src[2].op is Op.INVALID:
-        facts, memo, node = {**(facts or {}), **facts_of(node.src[0], facts)}, None, node.src[1]
+        facts, memo, node = {**facts, **facts_of(node.src[0], facts)}, None, node.src[1]
     if not facts:
         known = _MEMO.get(node)
-        return known if known is not None else _walk(node, {}, _MEMO)
+        return known if known is not None else _walk(node, facts, _MEMO)
     return _walk(node, facts, {} if memo is None else memo)
 
 
@@ -48,7 +61,7 @@ class Known:
     def __call__(self, node: UOp) -> Span:
         found = self._memo.get(node)
         if found is None:
-            found = self._memo[node] = bounds(node, self.facts, self._memo)
+            found = self._memo[node] = interval(node, self.facts, self._memo)
         return found
 
     def form(self, form: Form) -> Span:
@@ -118,12 +131,12 @@ def facts_of(gate: UOp, given: Facts | None = None) -> dict[UOp, Span]:
 
 def _learn(node: UOp, span: Span, found: dict[UOp, Span], given: Facts) -> None:
     if node.op is not Op.CONST:
-        found[node] = meet(found.get(node) or given.get(node) or bounds(node), span)
+        found[node] = meet(found.get(node) or given.get(node) or interval(node, {}), span)
 
 
 def _learn_sum(op: Op, a: UOp, b: UOp, found: dict[UOp, Span], given: Facts) -> None:
     """From ``a - b < 0`` (or <=, ==), which is ``sum + k``: an interval of the sum, then of each atom."""
-    form = affine(UOp(Op.SUB, dt.index, (a, b)), limit=64)
+    form = affine_within(UOp(Op.SUB, dt.index, (a, b)), 64)
     if form is None or not form[0]:
         return
     terms, k = form
@@ -132,7 +145,7 @@ def _learn_sum(op: Op, a: UOp, b: UOp, found: dict[UOp, Span], given: Facts) -> 
     for sign in (1, -1) if op is Op.EQ else (1,):
         limit = (top if sign == 1 else -top) // g
         scaled_terms = {x: m * sign // g for x, m in terms.items()}
-        spans = {x: found.get(x) or given.get(x) or bounds(x) for x in terms}
+        spans = {x: found.get(x) or given.get(x) or interval(x, {}) for x in terms}
         for x, m in scaled_terms.items():
             rest: Span = (0, 0)
             for y, n in scaled_terms.items():
@@ -331,9 +344,7 @@ _SPANS: dict[Op, Callable[[list[Span], UOp], Span]] = {
     Op.MAX: _max,
     Op.MIN: lambda of, n: _negated(_max([_negated(of[0]), _negated(of[1])], n)),
     Op.ABS: lambda of, n: meet(_max([of[0], _negated(of[0])], n), (0, None)),
-    Op.WHERE: lambda of, n: (
-        of[1] if len(of) == 2 or of[0][0] == 1 else of[2] if of[0][1] == 0 else hull(of[1], of[2])
-    ),
+    Op.WHERE: lambda of, n: of[1] if len(of) == 2 or of[0][0] == 1 else of[2] if of[0][1] == 0 else hull(of[1], of[2]),
     Op.CAST: _cast,
     Op.IN_RANGE: lambda of, n: meet(of[0], (of[1][0], None if of[2][1] is None else of[2][1] - 1)),
     Op.AND: _bits,

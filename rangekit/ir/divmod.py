@@ -17,6 +17,7 @@ from rangekit.ir.bounds import Known
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, idx
 
+
 def _block(form: Form, c: int, known: Known) -> int | None:
     """The one quotient by ``c`` that every value of the form has."""
     lo, hi = known.form(form)
@@ -26,8 +27,7 @@ def _block(form: Form, c: int, known: Known) -> int | None:
 def _divided(node: UOp) -> tuple[Form, int] | None:
     """(form of x, c) of ``x // c`` or ``x % c`` with a constant c > 0."""
     if node.op in (Op.IDIV, Op.MOD) and node.src[1].op is Op.CONST and node.src[1].arg > 0:
-        form = affine(node.src[0])
-        return None if form is None else (form, node.src[1].arg)
+        return affine(node.src[0]), node.src[1].arg
     return None
 
 
@@ -94,7 +94,8 @@ def _remainder(form: Form, c: int, known: Known) -> Form:
 def join(form: Form, known: Known) -> Form:
     """The form with quotients and remainders of one value put together."""
     while True:
-        joined = next((f for a in in_order(a for a in form[0] if a.op is Op.MOD) if (f := _join_at(form, a, known))), None)
+        remainders = in_order(a for a in form[0] if a.op is Op.MOD)
+        joined = next((made for a in remainders if (made := _join_at(form, a, known))), None)
         if joined is None:
             return form
         form = joined

@@ -116,8 +116,10 @@ def _numpy_dtype(dtype: DType) -> np.dtype[Any]:
     if dtype is bfloat16:
         import ml_dtypes  # only programs that use bfloat16 pay for it
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype("int64" if dtype is index else dtype.name)
+        half: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return half
+    found: np.dtype[Any] = np.dtype("int64" if dtype is index else dtype.name)
+    return found
 
 
 def from_numpy(dtype: np.dtype[Any]) -> DType | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from math import gcd
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.affine import Form, affine, in_order, plus, total
+from rangekit.ir.affine import Form, affine_within, in_order, plus, total
 from rangekit.ir.bounds import Known, Span, facts_of, meet
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, const
@@ -29,7 +29,7 @@ def truth(value: bool) -> UOp:
 
 def compare(op: Op, a: UOp, b: UOp, known: Known) -> UOp | None:
     """An index comparison in normal form; None where the sums are too wide to say."""
-    left, right = affine(a, limit=WIDEST), affine(b, limit=WIDEST)
+    left, right = affine_within(a, WIDEST), affine_within(b, WIDEST)
     if left is None or right is None:
         return None
     difference = plus(left, right, -1)
@@ -59,7 +59,7 @@ def _undivided(terms: dict[UOp, int], n: int) -> tuple[dict[UOp, int], int] | No
     """``w + x // c < n`` is ``c*w + x < c*n``; ``w - x // c < n`` is ``c*w - x < c*(n - 1) + 1``."""
     for a in in_order(a for a, m in terms.items() if a.op is Op.IDIV and abs(m) == 1):
         x, divisor = a.src
-        form = affine(x, limit=WIDEST) if divisor.op is Op.CONST and divisor.arg > 0 else None
+        form = affine_within(x, WIDEST) if divisor.op is Op.CONST and divisor.arg > 0 else None
         if form is not None:
             m, c = terms[a], divisor.arg
             others = {b: k * c for b, k in terms.items() if b is not a}
@@ -114,7 +114,7 @@ def negated(c: UOp, known: Known) -> UOp:
     a, b = c.src if c.op in _OPPOSITE else (c, c)
     if c.op in (Op.EQ, Op.NE) or (c.op in _OPPOSITE and a.dtype.is_int):  # NaN < x and x <= NaN are both false
         op, sides = _OPPOSITE[c.op], (a, b) if c.op in (Op.EQ, Op.NE) else (b, a)
-        found = compare(op, *sides, known) if a.dtype is dt.index else None
+        found = compare(op, sides[0], sides[1], known) if a.dtype is dt.index else None
         return UOp(op, dt.bool_, sides) if found is None else found
     return UOp(Op.NOT, dt.bool_, (c,))
 
@@ -183,7 +183,7 @@ def _conjunction(parts: list[UOp], known: Known) -> list[UOp] | None:
             if q is not p:
                 for node, span in facts[q].items():
                     given[node] = meet(given.get(node, (None, None)), span)
-        decided = compare(p.op, *p.src, Known(given)) if any(n.ranges & p.ranges for n in given) else None
+        decided = compare(p.op, p.src[0], p.src[1], Known(given)) if any(n.ranges & p.ranges for n in given) else None
         if decided is FALSE:
             return None
         if decided is TRUE:
@@ -204,7 +204,10 @@ def _merged(parts: list[UOp], known: Known) -> list[UOp] | None:
             continue
         key, form, (lo, hi) = found
         a, b = spans.get(key, (None, None))
-        a, b = lo if a is None or (lo is not None and lo > a) else a, hi if b is None or (hi is not None and hi < b) else b
+        a, b = (
+            lo if a is None or (lo is not None and lo > a) else a,
+            hi if b is None or (hi is not None and hi < b) else b,
+        )
         if a is not None and b is not None and a > b:
             return None
         spans[key], forms[key] = (a, b), form
@@ -229,7 +232,7 @@ def _interval(p: UOp) -> tuple[UOp, Form, Span] | None:
     """(a sum whose first factor is positive, its form, the interval in which ``p`` says it lies)."""
     if p.op not in (Op.LT, Op.LE, Op.EQ) or p.src[0].dtype is not dt.index:
         return None
-    left, right = affine(p.src[0], limit=WIDEST), affine(p.src[1], limit=WIDEST)
+    left, right = affine_within(p.src[0], WIDEST), affine_within(p.src[1], WIDEST)
     if left is None or right is None:
         return None
     terms, constant = plus(left, right, -1)

@@ -104,7 +104,7 @@ class Op(Enum):
 
 
 # Identity hashing: members are singletons, and Enum's own hash is a slow Python call in every interned key.
-Op.__hash__ = object.__hash__  # type: ignore[method-assign,assignment]
+Op.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 ARITH = frozenset({Op.ADD, Op.SUB, Op.MUL, Op.MAX, Op.MIN})  # numbers of one type, to that type
 INT_ARITH = frozenset({Op.IDIV, Op.MOD})  # also floats

@@ -169,7 +169,9 @@ class Rule:
         return build(self.result, found, at.dtype) if isinstance(self.result, Pattern) else self.result(found)
 
 
-def rule(name: str, pattern: Pattern, result: Result | int | float, when: Callable[[Match], bool] | None = None) -> Rule:
+def rule(
+    name: str, pattern: Pattern, result: Result | int | float, when: Callable[[Match], bool] | None = None
+) -> Rule:
     """A row of a table; ``TypeError`` if its pattern is no op over something."""
     if not isinstance(pattern, Node):
         raise TypeError(f"rule {name}: a pattern is an op over variables")
@@ -252,8 +254,7 @@ def _orders(pattern: Pattern) -> Iterator[Pattern]:
     if not isinstance(pattern, Node):
         yield pattern
         return
-    for src in product(*map(list, map(_orders, pattern.src))):
-        yield Node(pattern.op, src)
-        if pattern.op in COMMUTATIVE and pattern.src[0] is not pattern.src[1]:
-            yield Node(pattern.op, src[::-1])
-
+    inner = list(product(*(list(_orders(p)) for p in pattern.src)))
+    yield from (Node(pattern.op, src) for src in inner)
+    if pattern.op in COMMUTATIVE and pattern.src[0] is not pattern.src[1]:
+        yield from (Node(pattern.op, src[::-1]) for src in inner)

@@ -54,9 +54,9 @@ def _expr(n: UOp, above: int, depth: int) -> Iterator[Token]:
         yield from _expr(n.src[0], above, depth + 1)
     elif op is Op.INVALID:
         yield "key", "invalid"
-    elif op is Op.CAST and (n.dtype is dt.index or (n.src[0].dtype is dt.index and n.dtype is dt.int64)):
-        yield from _expr(n.src[0], above, depth + 1)
-    elif op is Op.GET:
+    elif (
+        op is Op.CAST and (n.dtype is dt.index or (n.src[0].dtype is dt.index and n.dtype is dt.int64))
+    ) or op is Op.GET:
         yield from _expr(n.src[0], above, depth + 1)
     elif op is Op.BUFFERIZE:
         yield "array", n.arg.name or "buffer"

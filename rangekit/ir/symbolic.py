@@ -12,7 +12,7 @@ from collections.abc import Callable
 from weakref import WeakSet
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.affine import Form, affine, in_order, plus, total
+from rangekit.ir.affine import Form, affine, affine_within, in_order, plus, total
 from rangekit.ir.algebra import BOOLS, FLOATS, INDICES, INTEGERS, SELECTIONS
 from rangekit.ir.bounds import Facts, Known, Span, bounds, facts_of, meet, whole
 from rangekit.ir.divmod import join, split
@@ -101,7 +101,7 @@ class _Simplifier:
         """The normal form of an index node or comparison: itself if it has it, None if the op has none."""
         op = node.op
         if op in _LINEAR:
-            form = affine(node, _WIDEST)
+            form = affine_within(node, _WIDEST)
             if form is None or node in form[0]:
                 return None
             return "sum", total(join(self.settled(form), self.known))
@@ -110,13 +110,13 @@ class _Simplifier:
             made = compare(op, a, b, self.known)
             return None if made is None else ("compare", made)
         if op in (Op.IDIV, Op.MOD) and b.op is Op.CONST and b.arg > 0:
-            form = affine(a, _WIDEST)
+            form = affine_within(a, _WIDEST)
             if form is not None:
                 quotient, remainder = split(self.settled(form), b.arg, self.known)
                 name, wanted = ("quotient", quotient) if op is Op.IDIV else ("remainder", remainder)
                 return name, total(join(wanted, self.known))
         if op in (Op.MAX, Op.MIN):
-            left, right = affine(a, _WIDEST), affine(b, _WIDEST)
+            left, right = affine_within(a, _WIDEST), affine_within(b, _WIDEST)
             if left is not None and right is not None:
                 return _extreme(node, self.known.form(plus(left, right, -1)))
         return None
@@ -138,7 +138,7 @@ class _Simplifier:
             return _extreme(node, (lo - most, hi - least))
         if node.op is Op.MOD and b.op is Op.CONST and b.arg > 0:
             lo, hi = self.known(a)
-            return ("remainder", a) if lo is not None and hi is not None and 0 <= lo and hi < b.arg else None
+            return ("remainder", a) if lo is not None and hi is not None and lo >= 0 and hi < b.arg else None
         return None
 
     def cast(self, node: UOp) -> Found:

@@ -1,5 +1,6 @@
 """What the passes may know of a device: facts in a table, never a measurement, so that every machine of a kind
-prints the same nest."""
+prints the same nest.
+"""
 
 from __future__ import annotations
 

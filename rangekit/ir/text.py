@@ -53,7 +53,7 @@ def parse(text: str) -> UOp:
             kind = Op(op)
             sources = tuple(nodes[s] for s in src.replace("%", "").split(", ")) if src else ()
             node = UOp(kind, dtype_named(dtype), sources, _read(kind, arg))
-        except (KeyError, SyntaxError) as err:
+        except (KeyError, SyntaxError, ValueError) as err:
             raise ValueError(f"not a line of a graph: {line}") from err
         nodes[number] = node
     if node is None:

@@ -101,7 +101,6 @@ for _name, (_op, _doc) in _BINARY_NAMES.items():
     TABLE[_name] = _define(_name, lambda x, y, /, _op=_op: _binary(_op, x, y), f"{_doc}, element by element.")
 
 
-
 def _pow(x: Value, y: Value, /) -> Tensor:
     """x to the power y; integers wrap, and to a negative power round to zero. A literal 2 is x * x."""
     return square(x) if isinstance(y, (int, float)) and not isinstance(y, bool) and y == 2 else _binary(Op.POW, x, y)
@@ -208,7 +207,9 @@ def _rounding(op: Op) -> Callable[[Value], Tensor]:
 
 
 for _name, _op in {"floor": Op.FLOOR, "ceil": Op.CEIL, "trunc": Op.TRUNC, "round": Op.ROUND}.items():
-    TABLE[_name] = _define(_name, _rounding(_op), f"{_name} to an integral value of the same dtype (round: half to even).")
+    TABLE[_name] = _define(
+        _name, _rounding(_op), f"{_name} to an integral value of the same dtype (round: half to even)."
+    )
 
 
 def _constant_for(x: Tensor, value: bool) -> Tensor:
@@ -313,7 +314,9 @@ def sign(x: Value, /) -> Tensor:
     """-1, 0 or 1 with the sign of x; NaN of NaN."""
     v = lift(x)
     one, zero = const(1, v.node.dtype), const(0, v.node.dtype)
-    below = alu(Op.WHERE, alu(Op.LT, v.node, zero), const(-1, v.node.dtype), v.node) if v.node.dtype.kind != "u" else v.node
+    below = (
+        alu(Op.WHERE, alu(Op.LT, v.node, zero), const(-1, v.node.dtype), v.node) if v.node.dtype.kind != "u" else v.node
+    )
     return made(alu(Op.WHERE, alu(Op.LT, zero, v.node), one, below), v.weak)
 
 
@@ -357,7 +360,7 @@ def logaddexp(x: Value, y: Value, /) -> Tensor:
     return made(alu(Op.WHERE, alu(Op.EQ, a, b), alu(Op.ADD, a, const(math.log(2), a.dtype)), value))
 
 
-def clip(x: Value, /, min: Value | None = None, max: Value | None = None) -> Tensor:  # noqa: A002
+def clip(x: Value, /, min: Value | None = None, max: Value | None = None) -> Tensor:
     """x held between min and max (either may be None), in the dtype of x."""
     out = lift(x)
     if min is not None:
@@ -394,9 +397,13 @@ for _name, _fn in _OPERATORS.items():
 for _name, _other in {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal",
                       "ne": "not_equal"}.items():  # fmt: skip
     method(f"__{_name}__")(_operator(TABLE[_other]))
-for _name, _fn in {"neg": negative, "pos": positive, "abs": abs, "invert": bitwise_invert}.items():
-    method(f"__{_name}__")(lambda self, _fn=_fn: _fn(self))
-for _fn in (astype, in_range, clip, sigmoid, relu):
-    method(_fn.__name__)(_fn)
+_SIGNS: dict[str, Callable[[Value], Tensor]] = {
+    "neg": negative, "pos": positive, "abs": abs, "invert": bitwise_invert,
+}  # fmt: skip
+for _name, _sign in _SIGNS.items():
+    method(f"__{_name}__")(lambda self, _sign=_sign: _sign(self))
+_METHODS: tuple[Callable[..., Tensor], ...] = (astype, in_range, clip, sigmoid, relu)
+for _function in _METHODS:
+    method(_function.__name__)(_function)
 for _name in ("exp", "log", "sqrt", "sin", "cos", "tanh"):
     method(_name)(TABLE[_name])

@@ -92,8 +92,9 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     ``ShapeError`` for too many indices, ``DtypeError`` for floats, bools and lists, ``BoundsError`` for a constant
     out of range; what depends on ranges or data is checked when the kernel is lowered, or guarded.
     """
-    axis, new_axes, picked = 0, [], []  # new_axes: places of None among the axes that stay
-    kept = 0
+    axis = kept = 0
+    new_axes: list[int] = []  # places of None among the axes that stay
+    picked: list[tuple[int, UOp]] = []
     first: int | None = None
     for item in _items(x, key):
         if item is None:

@@ -10,7 +10,7 @@ from typing import Any
 from rangekit.errors import ShapeError
 from rangekit.ir import dtype as dt
 from rangekit.ir.ops import Op
-from rangekit.ir.uop import UOp, Storage, alu, cast, const, new_range
+from rangekit.ir.uop import Storage, UOp, alu, cast, const, new_range
 from rangekit.lang.ranges import normal_axes
 from rangekit.lang.tensor import (
     Tensor,
@@ -140,17 +140,17 @@ def pad(x: Any, width: int | Sequence[Any], /, value: Any = 0) -> Tensor:
 
 def roll(x: Any, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ...] | None = None) -> Tensor:
     """Elements moved along axes, those that leave one end entering at the other."""
-    x = lift(x)
+    t = lift(x)
     if axis is None:
-        return reshape(roll(reshape(x, (x.size,)), shift, axis=0), x.shape)
-    axes = normal_axes(axis, x.ndim)
+        return reshape(roll(reshape(t, (t.size,)), shift, axis=0), t.shape)
+    axes = normal_axes(axis, t.ndim)
     shifts = shift if isinstance(shift, tuple) else (shift,) * len(axes)
     for a, by in zip(axes, shifts, strict=True):
-        cut = -by % x.shape[a] if x.shape[a] else 0
+        cut = -by % t.shape[a] if t.shape[a] else 0
         if cut:
-            head, tail = (slice_axis(x, a, lo, hi - lo) for lo, hi in ((cut, x.shape[a]), (0, cut)))
-            x = concat((head, tail), axis=a)
-    return x
+            head, tail = (slice_axis(t, a, lo, hi - lo) for lo, hi in ((cut, t.shape[a]), (0, cut)))
+            t = concat((head, tail), axis=a)
+    return t
 
 
 def slice_axis(x: Tensor, axis: int, start: int, size: int, step: int = 1) -> Tensor:
@@ -196,29 +196,31 @@ def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Tensor:
 
 def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Tensor:
     """The arrays, of one shape, along a new axis."""
-    return concat([expand_dims(lift(a), axis=axis) for a in arrays], axis=normal_axes(axis, lift(arrays[0]).ndim + 1)[0])
+    return concat(
+        [expand_dims(lift(a), axis=axis) for a in arrays], axis=normal_axes(axis, lift(arrays[0]).ndim + 1)[0]
+    )
 
 
 def repeat(x: Any, repeats: int, /, *, axis: int | None = None) -> Tensor:
     """Each element ``repeats`` times along an axis (None: of the flattened array)."""
-    x = lift(x)
+    t = lift(x)
     if axis is None:
-        x, axis = reshape(x, (x.size,)), 0
-    (axis,) = normal_axes(axis, x.ndim)
-    wide = expand_dims(x, axis=axis + 1)
-    wide = broadcast_to(wide, (*x.shape[: axis + 1], repeats, *x.shape[axis + 1 :]))
-    return reshape(wide, (*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :]))
+        t, axis = reshape(t, (t.size,)), 0
+    (axis,) = normal_axes(axis, t.ndim)
+    wide = expand_dims(t, axis=axis + 1)
+    wide = broadcast_to(wide, (*t.shape[: axis + 1], repeats, *t.shape[axis + 1 :]))
+    return reshape(wide, (*t.shape[:axis], t.shape[axis] * repeats, *t.shape[axis + 1 :]))
 
 
 def tile(x: Any, repetitions: tuple[int, ...], /) -> Tensor:
     """The whole array repeated along each axis."""
-    x = lift(x)
-    times = (1,) * (x.ndim - len(repetitions)) + tuple(repetitions)
-    x = reshape(x, (1,) * (len(times) - x.ndim) + x.shape)
+    t = lift(x)
+    times = (1,) * (t.ndim - len(repetitions)) + tuple(repetitions)
+    t = reshape(t, (1,) * (len(times) - t.ndim) + t.shape)
     for axis, n in enumerate(times):
-        wide = broadcast_to(expand_dims(x, axis=axis), (*x.shape[:axis], n, *x.shape[axis:]))
-        x = reshape(wide, (*x.shape[:axis], n * x.shape[axis], *x.shape[axis + 1 :]))
-    return x
+        wide = broadcast_to(expand_dims(t, axis=axis), (*t.shape[:axis], n, *t.shape[axis:]))
+        t = reshape(wide, (*t.shape[:axis], n * t.shape[axis], *t.shape[axis + 1 :]))
+    return t
 
 
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Tensor, ...]:
@@ -262,7 +264,9 @@ def _permute_method(self: Tensor, *axes: Any) -> Tensor:
 
 method("reshape")(_reshape_method)
 method("permute_dims")(_permute_method)
-method("T")(property(lambda self: matrix_transpose(self) if self.ndim == 2 else permute_dims(self, range(self.ndim)[::-1])))
+method("T")(
+    property(lambda self: matrix_transpose(self) if self.ndim == 2 else permute_dims(self, range(self.ndim)[::-1]))
+)
 method("mT")(property(matrix_transpose))
 for _fn in (flip, squeeze, expand_dims, pad, broadcast_to):
     method(_fn.__name__)(_fn)

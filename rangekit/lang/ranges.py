@@ -61,7 +61,7 @@ def as_range_nodes(given: tuple[Any, ...], what: str) -> tuple[UOp, ...]:
 
 
 def normal_axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
-    """Axes as distinct non-negative ints in the order given, all of them for None; ``ShapeError`` if one is not there."""
+    """Axes as distinct ints >= 0 in the order given, all for None; ``ShapeError`` if one is not there."""
     if axis is None:
         return tuple(range(ndim))
     out = []

@@ -250,7 +250,9 @@ def matmul(a: Any, b: Any, /) -> Tensor:
     """
     x, y = lift(a), lift(b)
     if not x.shape or not y.shape:
-        raise ShapeError("matmul needs closed axes on both sides", help="with ranges write rk.sum(a[i, k] * b[k, j], k)")
+        raise ShapeError(
+            "matmul needs closed axes on both sides", help="with ranges write rk.sum(a[i, k] * b[k, j], k)"
+        )
     row, column = x.ndim == 1, y.ndim == 1
     x = expand_dims(x, axis=0) if row else x
     y = expand_dims(y, axis=1) if column else y

@@ -69,7 +69,9 @@ def print(v: Any, /, *, when: Any = True) -> None:  # noqa: A001  (rk.print is t
     when_node = condition.node if condition.node.dtype is dt.bool_ else const(True, dt.bool_)
     node = stored(value)
     ranges = by_uid(node.ranges | when_node.ranges)
-    running.effects.append(trace.note(UOp(Op.PRINT, dt.void, (node, when_node, *ranges), (label, len(running.effects)))))
+    running.effects.append(
+        trace.note(UOp(Op.PRINT, dt.void, (node, when_node, *ranges), (label, len(running.effects))))
+    )
 
 
 def _argument_text() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,9 @@ ENUMERATED = 1 << 20  # iterations an index is tried on one by one
 DATA = frozenset({Op.INDEX, Op.REDUCE, Op.PARAM, Op.BUFFER, Op.IN_RANGE, Op.GET})
 
 
-def check(kernel: UOp, positions: Mapping[UOp, Position], accesses: list[Access], carry: Callable[[UOp, UOp], None]) -> UOp:
+def check(
+    kernel: UOp, positions: Mapping[UOp, Position], accesses: list[Access], carry: Callable[[UOp, UOp], None]
+) -> UOp:
     """The kernel with gates and guards at the accesses that need them; one ``Access`` an axis is appended.
 
     Errors: ``BoundsError`` with a counterexample, ``RaceError`` where two iterations write one element.
@@ -296,9 +299,10 @@ def _as_index(n: UOp) -> UOp | None:
     return UOp(Op.CAST, dt.index, (n,)) if n.dtype.is_int else None
 
 
-def _narrowed(held: Conditions) -> dict[UOp, tuple[int, int]]:
+def _narrowed(held: Conditions) -> dict[UOp, tuple[float | None, float | None]]:
     """Tighter bounds of ranges (or other atoms) that single-atom conditions give."""
-    facts: dict[UOp, tuple[int, int]] = {}
+    facts: dict[UOp, tuple[float | None, float | None]] = {}
+    found: dict[UOp, tuple[float, float]] = {}
     for c in held:
         slack = _slack(c)
         if slack is None:
@@ -307,12 +311,12 @@ def _narrowed(held: Conditions) -> dict[UOp, tuple[int, int]]:
         if len(terms) != 1:
             continue
         ((atom, factor),) = terms.items()
-        lo, hi = facts.get(atom) or bounds(atom)
+        lo, hi = found.get(atom) or bounds(atom)
         if factor > 0:
             lo = max(lo, -(constant // factor))
         else:
             hi = min(hi, constant // -factor)
-        facts[atom] = (lo, hi)
+        facts[atom] = found[atom] = (lo, hi)
     return facts
 
 
@@ -324,7 +328,7 @@ def _involved(i: UOp, gate: UOp | None) -> frozenset[UOp]:
     return i.ranges | (gate.ranges if gate is not None else frozenset())
 
 
-def _over(ranges: tuple[UOp, ...], n: UOp) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def _over(ranges: tuple[UOp, ...], n: UOp) -> np.ndarray[Any, np.dtype[Any]]:
     """The value of a data-free expression at every iteration of the ranges."""
     value = evaluate(n, {})
     own = by_uid(n.ranges)
@@ -351,7 +355,9 @@ def _array_name(n: UOp) -> str:
 
 
 def _source_name(n: UOp) -> str:
-    return next((m.src[0].arg.name for m in toposort(n) if m.op is Op.INDEX and m.src[0].op in (Op.PARAM, Op.BUFFER)), "value")
+    return next(
+        (m.src[0].arg.name for m in toposort(n) if m.op is Op.INDEX and m.src[0].op in (Op.PARAM, Op.BUFFER)), "value"
+    )
 
 
 def _remedy(i: UOp, size: int, text: str, value: int) -> str:

@@ -80,5 +80,3 @@ def _value(n: UOp, at: dict[UOp, float]) -> float:
 def touched_bytes(nest: Nest) -> int:
     """Bytes of memory a launch reads or writes, each array once."""
     return sum(math.prod(p.shape) * p.dtype.itemsize for p in nest.params)
-
-

@@ -63,13 +63,18 @@ def _decide(b: UOp, order: list[UOp], target: Target, carry: Carry) -> tuple[Cal
         each = sum(runs(p) for _, p in {(u.src[1:], p) for u, p in at})
         work = sum(_cost(n) for n in _light(b))
         traffic = target.byte_cost * b.dtype.itemsize
-        if work * each <= work * elements + traffic * (elements + each) or elements * b.dtype.itemsize > target.memory_bytes:
+        if (
+            work * each <= work * elements + traffic * (elements + each)
+            or elements * b.dtype.itemsize > target.memory_bytes
+        ):
             return (lambda sink: _inline(sink, b, carry)), f"removed: {total} uses cost less than the memory traffic"
         return None, f"kept: {each} evaluations of {work} operations would replace {elements}"
     common = _common_axes(b, uses, order)
     rest = elements // max(1, math.prod(b.shape[a] for a in common))
     if common and rest * b.dtype.itemsize <= target.scratch_bytes:
-        return (lambda sink: _shrink(sink, b, common, uses, carry)), f"shrunk: {rest} elements in local memory inside the loops around it"
+        return (
+            lambda sink: _shrink(sink, b, common, uses, carry)
+        ), f"shrunk: {rest} elements in local memory inside the loops around it"
     return None, f"kept: its reductions would run {again} times instead of {once}"
 
 
@@ -132,7 +137,8 @@ def _common_axes(b: UOp, uses: list[UOp], order: list[UOp]) -> tuple[int, ...]:
     axes = [a for a in range(b.ndim) if len({u.src[1 + a] for u in uses}) == 1 and uses[0].src[1 + a] in loops
             and uses[0].src[1 + a].extent == b.shape[a]]  # fmt: skip
     # A loop that some reduction binds again around a use is another loop of that name: then it is not common.
-    rebound = {r for n in toposort(roots[0].src[0]) if n.op is Op.REDUCE for r in n.src if r.op is Op.RANGE and r in loops}
+    reductions = [n for n in toposort(roots[0].src[0]) if n.op is Op.REDUCE]
+    rebound = {r for n in reductions for r in n.src if r in loops}
     return tuple(a for a in axes if uses[0].src[1 + a] not in rebound)
 
 
@@ -154,5 +160,3 @@ def _shrink(sink: UOp, b: UOp, axes: tuple[int, ...], uses: list[UOp], carry: Ca
             new = n if src == n.src else n.replace(src=src)
         memo[n] = new
     return memo[sink]
-
-

@@ -28,6 +28,7 @@ from rangekit.lower.tidy import MAX_TREE, tidy
 
 Emit = Generator[UOp, UOp, UOp]
 Bounds = tuple[UOp | None, UOp | None]
+_ACCUMULATORS = {"add": "acc", "mul": "acc", "max": "hi", "min": "lo", "and": "every", "or": "some"}
 
 
 @dataclass(eq=False)
@@ -39,6 +40,7 @@ class Block:
     stores: frozenset[UOp]
     body: list[Stmt] = field(default_factory=list)
     memo: dict[UOp, UOp] = field(default_factory=dict)
+    accumulators: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
 
 
 def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Target) -> Nest:
@@ -111,14 +113,17 @@ class _Linearize:
         count = arity(n)
         values, ranges = n.src[:count], n.src[count:]
         neutral = REDUCERS[n.arg].identity(tuple(v.dtype for v in values))
-        if not all(v.op is Op.WHERE and v.src[2] is e and v.src[0] is values[0].src[0] for v, e in zip(values, neutral, strict=True)):
+        if not all(
+            v.op is Op.WHERE and v.src[2] is e and v.src[0] is values[0].src[0]
+            for v, e in zip(values, neutral, strict=True)
+        ):
             return {}, values
         limits: dict[UOp, Bounds] = {}
         rest: UOp = const(True, dt.bool_)
         for c in sorted(conjuncts(values[0].src[0]), key=self.order.index):
             limit = self._limit(c, ranges)
             if limit is None:
-                rest = alu(Op.AND, rest, c) if not (rest.op is Op.CONST) else c
+                rest = alu(Op.AND, rest, c) if rest.op is not Op.CONST else c
                 continue
             r, lo, hi = limit
             old_lo, old_hi = limits.get(r, (None, None))
@@ -209,7 +214,7 @@ class _Linearize:
             return
         value = self._run(s.src[1])
         index = tuple(self._run(i) for i in s.src[0].src[1:])
-        buffer, index, _ = self._gated(s.src[0].src[0], index)
+        buffer, index = self._gated(s.src[0].src[0], index)
         self.stack[-1].body.append(Store(buffer, index, value))
 
     # ---- expressions -----------------------------------------------------------------------------------------------
@@ -246,17 +251,16 @@ class _Linearize:
         if known is not None:
             return known
         if n.op is Op.REDUCE or n.op is Op.GET:
-            return self._accumulator(n)
+            return (yield from self._accumulator(n))
         depth = self._home(n.ranges)
-        if n.op is Op.INDEX and n.src[0].op is Op.BUFFERIZE:
-            buffer = self._scratch(n.src[0])
-        else:
-            buffer = n.src[0] if n.op is Op.INDEX else None
+        buffer: UOp | None = None
+        if n.op is Op.INDEX:
+            buffer = (yield from self._scratch(n.src[0])) if n.src[0].op is Op.BUFFERIZE else n.src[0]
         src = []
         for s in n.src[1:] if buffer is not None else n.src:
             src.append((yield s))
         if buffer is not None:
-            buffer, index, guarded = self._gated(buffer, tuple(src), depth)
+            buffer, index = self._gated(buffer, tuple(src), depth)
             value = UOp(Op.INDEX, n.dtype, (buffer, *index))
         elif n.op is Op.IN_RANGE:
             value = self._contract(n, src, depth)
@@ -287,7 +291,7 @@ class _Linearize:
         self.sizes[var] = 0
         return var
 
-    def _gated(self, buffer: UOp, index: tuple[UOp, ...], depth: int | None = None) -> tuple[UOp, tuple[UOp, ...], bool]:
+    def _gated(self, buffer: UOp, index: tuple[UOp, ...], depth: int | None = None) -> tuple[UOp, tuple[UOp, ...]]:
         """The access with its gates on the first index and its guards as statements before it."""
         here = len(self.stack) - 1 if depth is None else depth
         gates: list[UOp] = []
@@ -309,7 +313,7 @@ class _Linearize:
                 tests.append((i, guard, i))
             plain.append(i)
         if not gates and not tests:
-            return buffer, index, False
+            return buffer, index
         gate: UOp | None = None
         for g in gates:
             gate = g if gate is None else alu(Op.AND, gate, g)
@@ -321,9 +325,9 @@ class _Linearize:
             gate = inside if gate is None else alu(Op.AND, gate, inside)
         assert gate is not None
         if not plain:
-            return buffer, (), False
+            return buffer, ()
         first = UOp(Op.WHERE, dt.index, (gate, plain[0], UOp(Op.INVALID, dt.index)))
-        return buffer, (first, *plain[1:]), bool(tests)
+        return buffer, (first, *plain[1:])
 
     def _contract(self, n: UOp, src: list[UOp], depth: int) -> UOp:
         x, lo, hi = src
@@ -334,98 +338,98 @@ class _Linearize:
 
     # ---- reductions and scratch ------------------------------------------------------------------------------------
 
-    def _accumulator(self, n: UOp) -> UOp:
+    def _accumulator(self, n: UOp) -> Emit:
         """The read of a reduction's accumulator, its loop emitted if it is not yet there."""
         reduction, which = (n.src[0], n.arg) if n.op is Op.GET else (n, 0)
-        own = self.lanes[reduction]
-        home = self._home(reduction.ranges - set(own))
-        if reduction not in self.stack[home].memo:
-            self._reductions(reduction, home)
-        lane_vars = tuple(self._run(r) for r in own)
-        buffer = self.accumulators[self.stack[home].memo[reduction]][which]
-        value = UOp(Op.INDEX, buffer.dtype, (buffer, *lane_vars))
+        home = self._home(reduction.ranges - set(self.lanes[reduction]))
+        if reduction not in self.stack[home].accumulators:
+            yield from self._reductions(reduction, home)
+        buffer = self.stack[home].accumulators[reduction][which]
+        value = UOp(Op.INDEX, buffer.dtype, (buffer, *self._variables(self.lanes[reduction])))
         self.sizes[value] = 1
         return value
 
-    def _reductions(self, first: UOp, home: int) -> None:
+    def _reductions(self, first: UOp, home: int) -> Emit:
         """Emit the loop that computes ``first`` and every sibling of it that is wanted here."""
         block = self.stack[home]
         wanted = set().union(*(self.under[s] for s in block.stores)) if self.under else None
-        members = [m for m in self.group_of[first] if (wanted is None or m in wanted) and m not in block.memo]
+        members = [m for m in self.group_of[first] if (wanted is None or m in wanted) and m not in block.accumulators]
         inner, self.stack = self.stack[home + 1 :], self.stack[: home + 1]
-        if not hasattr(self, "accumulators"):
-            self.accumulators: dict[UOp, tuple[UOp, ...]] = {}
-        limits = {r: (self._run(lo) if lo is not None else idx(0), self._run(hi) if hi is not None else r.size)
-                  for r, (lo, hi) in self.limits[first][0].items()}  # fmt: skip
-        made: list[tuple[UOp, tuple[UOp, ...], UOp]] = []
-        for m in members:
-            own = self.lanes[m]
-            values = m.src[: arity(m)]
-            shape = tuple(r.extent for r in own)
-            hint = {"add": "acc", "mul": "acc", "max": "hi", "min": "lo", "and": "every", "or": "some"}.get(m.arg, "best")
-            buffers = tuple(new_buffer(v.dtype, shape, hint if not p else "at", "local" if own else "register")
-                            for p, v in enumerate(values))  # fmt: skip
-            neutral = REDUCERS[m.arg].identity(tuple(v.dtype for v in values))
-            for buffer in buffers:
-                block.body.append(Scratch(buffer))
-            self._loop_over(own, block.stores)
-            at = tuple(self._run(r) for r in own)
-            for buffer, e in zip(buffers, neutral, strict=True):
-                self.stack[-1].body.append(Store(buffer, at, e))
-            self._close(own)
-            made.append((m, buffers, UOp(Op.VAR, dt.void, (), ("acc", self._number(), hint))))
+        limits: dict[UOp, tuple[UOp, UOp]] = {}
+        for r, (lo, hi) in self.limits[first][0].items():
+            limits[r] = ((yield lo) if lo is not None else idx(0), (yield hi) if hi is not None else r.size)
+        made = [(m, self._start(m)) for m in members]
         ranges = first.src[arity(first) :]
         self._loop_over(ranges, block.stores)
         for own in dict.fromkeys(self.lanes[m] for m in members):
             self._loop_over(own, block.stores)
-            for m, buffers, _ in made:
+            for m, buffers in made:
                 if self.lanes[m] == own:
-                    self._update(m, buffers)
+                    yield from self._update(m, buffers)
             self._close(own)
         self._close(ranges, limits)
-        for m, buffers, key in made:
-            block.memo[m] = key
-            self.accumulators[key] = buffers
+        block.accumulators.update(made)
         self.stack += inner
+        return first
 
-    def _update(self, m: UOp, buffers: tuple[UOp, ...]) -> None:
-        values = tuple(self._run(v) for v in self.limits[m][1])
-        at = tuple(self._run(r) for r in self.lanes[m])
+    def _start(self, m: UOp) -> tuple[UOp, ...]:
+        """Accumulators for a reduction, set to its identity in the innermost block."""
+        own, values, block = self.lanes[m], m.src[: arity(m)], self.stack[-1]
+        shape = tuple(r.extent for r in own)
+        memory = "local" if own else "register"
+        names = (_ACCUMULATORS.get(m.arg, "best"), "at")
+        buffers = tuple(new_buffer(v.dtype, shape, name, memory) for v, name in zip(values, names, strict=False))
+        block.body.extend(Scratch(buffer) for buffer in buffers)
+        self._loop_over(own, block.stores)
+        at = self._variables(own)
+        neutral = REDUCERS[m.arg].identity(tuple(v.dtype for v in values))
+        self.stack[-1].body.extend(Store(b, at, e) for b, e in zip(buffers, neutral, strict=True))
+        self._close(own)
+        return buffers
+
+    def _update(self, m: UOp, buffers: tuple[UOp, ...]) -> Emit:
+        values = []
+        for v in self.limits[m][1]:
+            values.append((yield v))
+        at = self._variables(self.lanes[m])
         old = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
-        body = self.stack[-1].body
+        body, depth = self.stack[-1].body, len(self.stack) - 1
         if len(buffers) == 1:
-            (new,) = REDUCERS[m.arg].combine(old, values)
+            (new,) = REDUCERS[m.arg].combine(old, tuple(values))
             body.append(Store(buffers[0], at, new, m.arg, values[0]))
-            return
-        depth = len(self.stack) - 1
-        values = tuple(v if v.op in (Op.VAR, Op.CONST) else self._let("v", v, depth) for v in values)
-        before = tuple(self._let("best", o, depth) for o in old)
-        combined = REDUCERS[m.arg].combine(before, values)
+            return m
+        named = tuple(v if v.op in (Op.VAR, Op.CONST) else self._let("v", v, depth) for v in values)
+        before = tuple(self._let("old", o, depth) for o in old)
+        combined = REDUCERS[m.arg].combine(before, named)
         if all(v.op is Op.WHERE and v.src[0] is combined[0].src[0] for v in combined):
             keep = self._let("keep", combined[0].src[0], depth)
             combined = tuple(v.replace(src=(keep, *v.src[1:])) for v in combined)
         after = [self._let("new", v, depth) for v in combined]
-        for buffer, value in zip(buffers, after, strict=True):
-            body.append(Store(buffer, at, value))
+        body.extend(Store(buffer, at, value) for buffer, value in zip(buffers, after, strict=True))
+        return m
 
-    def _scratch(self, b: UOp) -> UOp:
+    def _scratch(self, b: UOp) -> Emit:
         """The scratch array of a BUFFERIZE inside the kernel, filled in the innermost loop of its open ranges."""
         home = self._home(b.ranges)
         block = self.stack[home]
         if b in block.memo:
             return block.memo[b]
         inner, self.stack = self.stack[home + 1 :], self.stack[: home + 1]
-        memory = b.arg.memory or "local"
-        buffer = new_buffer(b.dtype, b.shape, b.arg.name or "tile", "local" if memory == "global" else memory)
+        memory = "register" if b.arg.memory == "register" else "local"
+        buffer = new_buffer(b.dtype, b.shape, b.arg.name or "tile", memory)
         block.body.append(Scratch(buffer))
         self._loop_over(b.src[1:], block.stores)
-        value = self._run(b.src[0])
-        at = tuple(self._run(r) for r in b.src[1:])
-        self.stack[-1].body.append(Store(buffer, at, value))
+        value = yield b.src[0]
+        self.stack[-1].body.append(Store(buffer, self._variables(b.src[1:]), value))
         self._close(b.src[1:])
         block.memo[b] = buffer
         self.stack += inner
         return buffer
+
+    def _variables(self, ranges: tuple[UOp, ...]) -> tuple[UOp, ...]:
+        """The innermost loop variable of each range."""
+        found = (self.stack[self._home(frozenset((r,)))].var for r in ranges)
+        return tuple(v for v in found if v is not None)
 
 
 def _hint(n: UOp) -> str:
@@ -445,5 +449,3 @@ def _exact(n: UOp) -> UOp | None:
         lo, hi = bounds(n.src[0])
         return n.src[0] if n.dtype.min <= lo and hi <= n.dtype.max else None
     return idx(int(n.arg)) if n.op is Op.CONST else cast(n, dt.index)
-
-

@@ -204,7 +204,9 @@ def moved_index(n: UOp, index: Index) -> Index:
         return tuple(_plus(i, -lo) for i, (lo, _) in zip(index, n.arg, strict=True))
     if n.op is Op.SHRINK:
         return tuple(_plus(_times(i, step), start) for i, (start, _, step) in zip(index, n.arg, strict=True))
-    return tuple(_plus(_times(i, -1), s - 1) if a in n.arg else i for a, (i, s) in enumerate(zip(index, shape, strict=True)))
+    return tuple(
+        _plus(_times(i, -1), s - 1) if a in n.arg else i for a, (i, s) in enumerate(zip(index, shape, strict=True))
+    )
 
 
 def reshaped_index(new: tuple[int, ...], old: tuple[int, ...], index: Index) -> Index:

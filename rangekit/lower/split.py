@@ -150,7 +150,9 @@ def _scheduled(stores: list[tuple[UOp, UOp]]) -> list[UOp]:
     """Launch order: sources first, and readers of old contents before the write."""
     nodes = [n for n, _ in stores]
     reads = {n: _reads(n) for n in nodes}
-    before: dict[UOp, set[UOp]] = {n: {m for m in reads[n] | ({n.src[0]} if n.op is Op.ASSIGN else set()) if m in reads} for n in nodes}
+    before: dict[UOp, set[UOp]] = {
+        n: {m for m in reads[n] | ({n.src[0]} if n.op is Op.ASSIGN else set()) if m in reads} for n in nodes
+    }
     for write in (n for n in nodes if n.op is Op.ASSIGN):
         before[write] |= {n for n in nodes if n is not write and write.src[0] in reads[n]}
     out: list[UOp] = []
@@ -198,5 +200,3 @@ def _mergeable(group: list[UOp], s: UOp) -> bool:
 
 def _touched(s: UOp) -> set[UOp]:
     return {n for n in toposort(s.src[1]) if n.op in (Op.PARAM, Op.BUFFER)}
-
-

@@ -5,9 +5,10 @@ Nothing moves across a store to what it reads, so a tidy nest computes what the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from rangekit.ir.nest import Let, Loop, Nest, Scratch, Stmt, Store, operands, walk
+from rangekit.ir.nest import Guard, Let, Loop, Nest, Print, Scratch, Stmt, Store, operands, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp
 
@@ -42,7 +43,9 @@ def _size(n: UOp) -> int:
     return 0 if n.op in (Op.VAR, Op.CONST, Op.PARAM, Op.BUFFER, Op.INVALID) else 1 + sum(map(_size, n.src))
 
 
-def _inlined(body: tuple[Stmt, ...], uses: dict[UOp, int], written: set[UOp], known: dict[UOp, UOp]) -> tuple[Stmt, ...]:
+def _inlined(
+    body: tuple[Stmt, ...], uses: dict[UOp, int], written: set[UOp], known: dict[UOp, UOp]
+) -> tuple[Stmt, ...]:
     out: list[Stmt] = []
     waiting: dict[UOp, Let] = {}  # names of this block that are used once, not yet seen
     for s in body:
@@ -87,11 +90,9 @@ def _mapped(s: Stmt, known: dict[UOp, UOp]) -> Stmt:
     return _rebuilt(s, sub)
 
 
-def _rebuilt(s: Stmt, sub: object) -> Stmt:
-    fn = sub
-    assert callable(fn)
+def _rebuilt(s: Stmt, fn: Callable[[UOp], UOp]) -> Stmt:
     if isinstance(s, Let):
-        return Let(fn(s.var) if s.var.op is Op.VAR and fn(s.var).op is Op.VAR else s.var, fn(s.value))
+        return Let(fn(s.var), fn(s.value))
     if isinstance(s, Loop):
         return replace(s, var=fn(s.var), lo=fn(s.lo), hi=fn(s.hi))
     if isinstance(s, Store):
@@ -99,8 +100,9 @@ def _rebuilt(s: Stmt, sub: object) -> Stmt:
         return Store(fn(s.buffer), tuple(map(fn, s.index)), fn(s.value), s.update, operand)
     if isinstance(s, Scratch):
         return Scratch(fn(s.buffer))
-    return replace(s, **{f: tuple(map(fn, v)) if isinstance(v, tuple) else fn(v)
-                         for f, v in vars(s).items() if isinstance(v, (UOp, tuple))})  # fmt: skip
+    if isinstance(s, Guard):
+        return Guard(fn(s.ok), s.access, s.axis, fn(s.value))
+    return Print(s.number, tuple(map(fn, s.indices)), fn(s.value), fn(s.when))
 
 
 def _named(body: tuple[Stmt, ...], taken: set[str]) -> tuple[Stmt, ...]:

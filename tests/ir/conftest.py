@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.dtype import DType
@@ -12,6 +16,12 @@ from rangekit.ir.ops import COMPARE, Op
 from rangekit.ir.uop import UOp, alu, cast, const, idx, toposort
 
 Env = dict[UOp, int]
+
+
+@pytest.fixture(scope="session")
+def exprs() -> ModuleType:
+    """The functions of this file."""
+    return sys.modules[__name__]
 
 
 def wrap(value: int, dtype: DType) -> int:
