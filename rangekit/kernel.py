@@ -108,9 +108,10 @@ class _Call:
         try:
             self.bound = kernel.signature.bind(*args, **kwargs)
         except TypeError as err:
+            count = len(kernel.signature.parameters)
             raise ArgumentError(
                 f"{kernel.name}{kernel.signature} cannot be called so: {err}",
-                help=f"it takes {len(kernel.signature.parameters)} arguments",
+                help=f"it takes {count} argument{'s' if count != 1 else ''}: {kernel.name}{kernel.signature}",
             ) from None
         self.bound.apply_defaults()
         self.values: list[Any] = []
@@ -139,7 +140,7 @@ class _Call:
             bad = next((f for f in fixed if isinstance(f, tuple) and len(f) == 3 and not _hashable(f[2])), fixed[0])
             raise ArgumentError(
                 f"the argument {bad[0]} is {bad[1].__name__}, neither an array nor a compile-time value",
-                help="compile-time values must be hashable: a tuple instead of a list",
+                help="pass arrays and numbers; a compile-time value must be hashable, as a tuple is",
             ) from None
         self._check_specs()
 
@@ -220,7 +221,10 @@ class _Call:
     def _protect(self, program: Program) -> None:
         for slot in program.written:
             if not self.arrays[slot].flags.writeable:
-                raise ArgumentError(f"the argument {self.names[slot]} is written in place, but it is read-only")
+                raise ArgumentError(
+                    f"the argument {self.names[slot]} is written in place, but it is read-only",
+                    help=f"pass an array that can be written: {self.names[slot]}.copy()",
+                )
             for other, array in enumerate(self.arrays):
                 if other != slot and np.may_share_memory(array, self.arrays[slot]):
                     self.arrays[other] = array.copy()
@@ -228,7 +232,10 @@ class _Call:
     def _targets(self, traced: Traced, out: Any) -> list[Array]:
         leaves = [leaf for _, leaf in arguments.leaves(out, "out")]
         if arguments.structure(out) != arguments.structure(traced.tree) or len(leaves) != len(traced.places):
-            raise ArgumentError("out= does not have the structure of the result", help="pass what the kernel returns")
+            raise ArgumentError(
+                "out= does not have the structure of the result",
+                help="pass one array for each array the kernel returns, in the same tuples and dicts",
+            )
         targets = []
         for leaf, place in zip(leaves, traced.places, strict=True):
             storage = traced.program.lowered.outputs[place]
@@ -240,11 +247,17 @@ class _Call:
                 else np.from_dlpack(leaf)
             )
             if array.shape != storage.shape:
-                raise ShapeError(f"out= has shape {array.shape}, the result {storage.shape}")
+                raise ShapeError(
+                    f"out= has shape {array.shape}, the result {storage.shape}",
+                    help=f"pass np.empty({storage.shape}, {storage.dtype.name!r})",
+                )
             if array.dtype != storage.dtype.numpy:
-                raise DtypeError(f"out= has dtype {array.dtype}, the result {storage.dtype}")
+                raise DtypeError(
+                    f"out= has dtype {array.dtype}, the result {storage.dtype}",
+                    help=f"pass np.empty({storage.shape}, {storage.dtype.name!r})",
+                )
             if not array.flags.writeable:
-                raise ArgumentError("out= is read-only")
+                raise ArgumentError("out= is read-only", help="pass an array that can be written, such as a copy()")
             targets.append(array)
         return targets
 
@@ -288,7 +301,7 @@ def _result(leaf: Any, path: str, positions: Mapping[UOp, Position], results: li
     if leaf.node.ranges:
         names = ", ".join(r.arg.name or "_" for r in by_uid(leaf.node.ranges))
         raise RangeError(
-            f"the kernel returns a value in which {names} is open",
+            f"the kernel returns a value in which {names} {'are' if ',' in names else 'is'} open",
             help=f"close it: rk.bufferize(v, {names})",
             at=positions.get(leaf.node),
         )

@@ -86,12 +86,13 @@ class Program:
         if access.by == "contract":
             raise BoundsError(
                 f"{access.access}: the value {value} of {access.array} breaks its contract",
-                help="the data is outside the range promised with in_range",
+                help="promise less, in_range(lo, hi) with wider ends, or mend the data",
                 at=access.at,
             )
         raise BoundsError(
             f"{access.access}: index {value} of axis {axis} of {access.array}, which has {access.size} elements",
-            help="only constant negative indices wrap; clip the index, or guard it with rk.where",
+            help=f"clip the index, rk.clip(i, 0, {access.size - 1}), or guard it with rk.where; "
+            "only constant negative indices wrap",
             at=access.at,
         )
 

@@ -199,6 +199,8 @@ def _span(node: UOp, of: list[Span]) -> Span:
         return int(node.arg), int(node.arg)
     if op is Op.RANGE:
         return 0, max(node.extent - 1, 0)
+    if op is Op.GUARD:
+        return 0, max(node.arg[2] - 1, 0)
     if op in (Op.REDUCE, Op.GET) and of:
         span = _reduced(node, of[0])
     elif op in COMPARE:

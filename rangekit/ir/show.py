@@ -38,7 +38,7 @@ def _expr(n: UOp, above: int, depth: int) -> Iterator[Token]:
         text = "inf" if n.arg == float("inf") else "-inf" if n.arg == float("-inf") else repr(n.arg)
         yield "num", f"({text})" if text.startswith("-") and above > 6 else text
     elif op is Op.RANGE:
-        yield "range", n.arg.name or f"r{n.arg.uid}"
+        yield "range", n.arg.name or ":"
     elif op is Op.VAR:
         yield ("range" if n.dtype is dt.index and n.arg[0] == "range" else "name"), n.arg[-1]
     elif op in (Op.PARAM, Op.BUFFER):

@@ -34,7 +34,7 @@ def _items(x: Tensor, key: Any) -> list[Any]:
         raise ShapeError("an index holds at most one `...`")
     if count > x.ndim:
         raise ShapeError(
-            f"{count} indices for a value of {x.ndim} closed axes, shape {x.shape}",
+            f"{count} indices for a value of shape {x.shape}, which has {x.ndim} closed {'axis' if x.ndim == 1 else 'axes'}",
             help="ranges that are open already need no index",
         )
     fill: list[Any] = [slice(None)] * (x.ndim - count)
@@ -46,7 +46,7 @@ def _sliced(x: Tensor, axis: int, cut: slice) -> Tensor:
     if any(isinstance(part, Tensor) for part in (cut.start, cut.stop, cut.step)):
         raise DtypeError(
             "a slice needs ints: its length is part of the shape",
-            help="index with a sum of ranges instead: x[i * 4 + rk.Range(4)]",
+            help="index with a sum of ranges: for x[i : i + 4] write x[i + k] with k = rk.Range(4)",
         )
     try:
         start, stop, step = cut.indices(x.shape[axis])
@@ -70,17 +70,15 @@ def _index(item: Any, axis: int, size: int) -> UOp:
         return idx(n % size)
     if isinstance(item, (float, np.floating)) or (isinstance(item, Tensor) and item.dtype.is_float):
         raise DtypeError(
-            f"axis {axis} is indexed with a float",
-            help="indices are integers: use // instead of /, or x.astype(rk.int64)",
+            f"axis {axis} is indexed with {f'a {item.dtype} value' if isinstance(item, Tensor) else item}",
+            help="indices are integers: use // instead of /, or convert the index with .astype(rk.int64)",
         )
     value = lift(item)
     if value.dtype is dt.bool_:
         raise DtypeError(
             "a boolean mask as an index: the result's size would depend on data",
-            help="NumPy's masked_select has no fixed shape; use rk.where(mask, x, 0), or reduce with where=mask",
+            help="masked_select has no fixed shape: write rk.where(mask, x, 0), or reduce with where=mask",
         )
-    if value.dtype.is_float:
-        raise DtypeError(f"axis {axis} is indexed with {value.dtype}", help="indices are integers")
     return cast(value.node, dt.index)
 
 

@@ -45,7 +45,10 @@ def reshape(x: Any, shape: Shape, /, *, copy: bool | None = None) -> Tensor:
         known = -math.prod(wanted)
         wanted = tuple((x.size // known if known else 0) if s == -1 else s for s in wanted)
     if any(s < 0 for s in wanted) or math.prod(wanted) != x.size:
-        raise ShapeError(f"cannot reshape {x.shape}, {x.size} elements, to {as_shape(shape)}")
+        raise ShapeError(
+            f"cannot reshape {x.shape}, {x.size} elements, to {as_shape(shape)}",
+            help=f"write sizes whose product is {x.size}; one of them may be -1",
+        )
     return _moved(Op.RESHAPE, x, wanted, wanted == x.shape)
 
 

@@ -48,12 +48,15 @@ class Over:
             node = broadcast_node(node, shape) if shape else node
             condition = broadcast_node(c.node, shape) if c.shape else c.node
         if ranges and axis is not None:
-            raise RangeError(f"{name} takes ranges or axis=, not both", help="reduce in two steps")
+            raise RangeError(
+                f"{name} takes ranges or axis=, not both",
+                help="open the axis with a Range k too, v[k], and name k with the other ranges",
+            )
         if not ranges and axis is None and not node.shape:
             opened = ", ".join(r.arg.name or "_" for r in by_uid(node.ranges))
             raise RangeError(
                 f"{name} of a value without closed axes needs a range" + (f"; open here: {opened}" if opened else ""),
-                help=f"name it: rk.{name}(v, {opened.split(', ')[0]})" if opened else "there is nothing to reduce",
+                help=f"name it: rk.{name}(v, {opened.split(', ')[-1]})" if opened else "there is nothing to reduce",
             )
         self.shape = node.shape
         self.axes: tuple[int, ...] = () if ranges else normal_axes(axis, node.ndim)

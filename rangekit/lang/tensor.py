@@ -7,6 +7,7 @@ operation is written once, as a function.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from weakref import WeakKeyDictionary
@@ -309,8 +310,9 @@ def _concrete(x: Tensor, what: str) -> Any:
     if trace.current() is not None or x._node.ranges:
         raise RangekitError(
             f"{what} needs one value now, but this one is traced: it stands for every iteration at once",
-            help="instead of `if` write rk.where(c, a, b); of `0 <= i < n`, `and`, `or`: (0 <= i) & (i < n); "
-            "of min(i, j): rk.minimum(i, j)",
+            help="for `if c`: rk.where(c, a, b)\n"
+            "for `0 <= i < n`: (0 <= i) & (i < n); for `and`, `or`, `not`: &, |, ~\n"
+            "for min(i, j), max(i, j): rk.minimum(i, j), rk.maximum(i, j)",
         )
     return x.item()
 
@@ -391,7 +393,7 @@ def lift(value: Any) -> Tensor:
         return from_array(np.asarray(value))
     kind = type(value).__name__
     raise DtypeError(
-        f"a {kind} stands where an array belongs",
+        f"a {kind} stands where an array belongs: {reprlib.repr(value)}",
         help="make it an array first: rk.asarray([...])" if isinstance(value, (list, tuple)) else
         "use a Tensor, a NumPy array or a number",
     )  # fmt: skip

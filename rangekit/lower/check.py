@@ -182,7 +182,7 @@ class _Check:
         have = f"which has {size} element{'s' if size != 1 else ''}"
         raise BoundsError(
             f"{text} {verb} element {value} of axis {axis}, {have}" + (f", when {iteration}" if iteration else ""),
-            help=_remedy(i, size, text, value),
+            help=_remedy(n, i, size, value, guard=n not in self.stored),
             at=self.positions.get(n),
         )
 
@@ -205,10 +205,14 @@ class _Check:
             return
         elif not _depends_on_data(flat, None) and math.prod(r.extent for r in ranges) <= ENUMERATED:
             values = _over(by_uid(ranges), flat).ravel()
-            first = np.unique(values, return_index=True)[1]
+            first, which = np.unique(values, return_index=True, return_inverse=True)[1:]
             if len(first) == values.size:
                 return
-            pair = f"{values.size - len(first)} of {values.size} iterations write an element that another one writes"
+            later = int(np.flatnonzero(first[which] != np.arange(values.size))[0])
+            shape = [r.extent for r in by_uid(ranges)]
+            twice = [np.unravel_index(n, shape) for n in (int(first[which[later]]), later)]
+            named = [", ".join(f"{r.arg.name or '_'} = {n}" for r, n in zip(by_uid(ranges), t, strict=True)) for t in twice]
+            pair = f"{named[0]} and {named[1]} write the same element"
         else:
             pair = "it cannot be shown that no two iterations write one element"
         raise RaceError(
@@ -360,14 +364,19 @@ def _source_name(n: UOp) -> str:
     )
 
 
-def _remedy(i: UOp, size: int, text: str, value: int) -> str:
+def _remedy(n: UOp, i: UOp, size: int, value: int, guard: bool) -> str:
+    """What to write instead of an access that leaves its array: a shorter Range, or a condition on it."""
     terms, constant = affine(i)
-    if len(terms) == 1:
-        ((r, factor),) = terms.items()
-        name = r.arg.name if r.op is Op.RANGE else None
-        if name and factor == 1 and value >= size and size - constant > 0:
-            limit = size - constant
-            return f"write Range({limit}), or guard it: rk.where({name} < {limit}, {text}, 0)"
-        if name and factor == 1 and value < 0:
-            return f"guard it: rk.where({name} >= {-constant}, {text}, 0); only constant negative indices wrap"
-    return f"make the ranges shorter, or guard it: rk.where(condition, {text}, 0)"
+    ((r, factor),) = terms.items() if len(terms) == 1 else ((i, 0),)
+    name = r.arg.name if r.op is Op.RANGE and factor > 0 else None
+    shorter, condition = "make the ranges shorter", "condition"
+    if name and value < 0:
+        shorter, condition = "", f"{name} >= {-(constant // factor)}"
+    elif name and size > constant:
+        limit = (size - constant + factor - 1) // factor
+        shorter, condition = f"write Range({limit})" + (f" for {name}" if len(n.ranges) > 1 else ""), f"{name} < {limit}"
+    if not guard:
+        return shorter or "write places from 0 on: only constant negative indices wrap"
+    other = "0.0" if n.dtype.is_float else "0"
+    guarded = f"guard it: rk.where({condition}, {expression(n)}, {other})"
+    return f"{shorter}, or {guarded}" if shorter else f"{guarded}; only constant negative indices wrap"

@@ -342,10 +342,11 @@ class _Linearize:
         """The read of a reduction's accumulator, its loop emitted if it is not yet there."""
         reduction, which = (n.src[0], n.arg) if n.op is Op.GET else (n, 0)
         home = self._home(reduction.ranges - set(self.lanes[reduction]))
+        own = self._own(reduction, home)
         if reduction not in self.stack[home].accumulators:
             yield from self._reductions(reduction, home)
         buffer = self.stack[home].accumulators[reduction][which]
-        value = UOp(Op.INDEX, buffer.dtype, (buffer, *self._variables(self.lanes[reduction])))
+        value = UOp(Op.INDEX, buffer.dtype, (buffer, *self._variables(own)))
         self.sizes[value] = 1
         return value
 
@@ -358,23 +359,29 @@ class _Linearize:
         limits: dict[UOp, tuple[UOp, UOp]] = {}
         for r, (lo, hi) in self.limits[first][0].items():
             limits[r] = ((yield lo) if lo is not None else idx(0), (yield hi) if hi is not None else r.size)
-        made = [(m, self._start(m)) for m in members]
+        own_lanes = {m: self._own(m, home) for m in members}
+        made = [(m, self._start(m, own_lanes[m])) for m in members]
         ranges = first.src[arity(first) :]
         self._loop_over(ranges, block.stores)
-        for own in dict.fromkeys(self.lanes[m] for m in members):
+        for own in dict.fromkeys(own_lanes.values()):
             self._loop_over(own, block.stores)
             for m, buffers in made:
-                if self.lanes[m] == own:
-                    yield from self._update(m, buffers)
+                if own_lanes[m] == own:
+                    yield from self._update(m, buffers, own)
             self._close(own)
         self._close(ranges, limits)
         block.accumulators.update(made)
         self.stack += inner
         return first
 
-    def _start(self, m: UOp) -> tuple[UOp, ...]:
+    def _own(self, m: UOp, home: int) -> tuple[UOp, ...]:
+        """The lanes of a reduction whose loops are not around its home already."""
+        around = {b.range for b in self.stack[: home + 1]}
+        return tuple(r for r in self.lanes[m] if r not in around)
+
+    def _start(self, m: UOp, own: tuple[UOp, ...]) -> tuple[UOp, ...]:
         """Accumulators for a reduction, set to its identity in the innermost block."""
-        own, values, block = self.lanes[m], m.src[: arity(m)], self.stack[-1]
+        values, block = m.src[: arity(m)], self.stack[-1]
         shape = tuple(r.extent for r in own)
         memory = "local" if own else "register"
         names = (_ACCUMULATORS.get(m.arg, "best"), "at")
@@ -387,11 +394,11 @@ class _Linearize:
         self._close(own)
         return buffers
 
-    def _update(self, m: UOp, buffers: tuple[UOp, ...]) -> Emit:
+    def _update(self, m: UOp, buffers: tuple[UOp, ...], own: tuple[UOp, ...]) -> Emit:
         values = []
         for v in self.limits[m][1]:
             values.append((yield v))
-        at = self._variables(self.lanes[m])
+        at = self._variables(own)
         old = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
         body, depth = self.stack[-1].body, len(self.stack) - 1
         if len(buffers) == 1:

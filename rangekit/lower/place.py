@@ -37,7 +37,7 @@ def lanes(node: UOp, target: Target, costly: Collection[UOp] = ()) -> tuple[UOp,
         if n in seen or not n.ranges & consumed:
             continue
         seen.add(n)
-        if n.op in EXPENSIVE or n in costly or (n.op is Op.INDEX and n.src[0].op is Op.BUFFERIZE and n.src[0].ranges):
+        if n.op in EXPENSIVE or n in costly:
             found = True
             used |= n.ranges
             continue
@@ -84,8 +84,10 @@ def contexts(root: UOp, target: Target, costly: Collection[UOp] = ()) -> dict[UO
                 own[n] = lanes(n, target, costly)
             bound = binding(n)
             assert bound is not None
-            loops = tuple((r, level[n]) for r in (*n.src[bound[1] :], *own[n]))
-            inner = (*prefix(path, n.ranges - set(own[n])), *loops)
+            home = prefix(path, n.ranges - set(own[n]))
+            around = {r for r, _ in home}  # a lane whose loop is around the home already is no lane there
+            kept = (r for r in own[n] if r not in around)
+            inner = (*home, *((r, level[n]) for r in (*n.src[bound[1] :], *kept)))
         elif n.op is Op.BUFFERIZE:
             inner = (*here, *((r, level[n]) for r in n.src[1:]))
         stack.extend((s, inner) for s in n.src)

@@ -138,7 +138,7 @@ def _copy_first(sink: UOp, base: UOp, write: UOp, late: list[UOp], carry: Carry)
 
 def _redirect(node: UOp, base: UOp, copy: UOp, carry: Carry) -> UOp:
     memo: dict[UOp, UOp] = {}
-    for n in toposort(node, into=lambda m: m is not copy and not is_buffer(m)):
+    for n in toposort(node, into=lambda m: m is not copy and not is_buffer(m) and m.op is not Op.ASSIGN):
         src = tuple(memo.get(s, s) for s in n.src)
         memo[n] = copy if n is base else n if src == n.src else n.replace(src=src)
         if memo[n] is not n and n is not base:

@@ -34,7 +34,7 @@ def program() -> UOp:
     out = new_buffer(dt.float32, (4,), "out")
     at = UOp(Op.INDEX, dt.int32, (ids, i))
     gated = UOp(Op.WHERE, dt.index, (alu(Op.LT, i, idx(2)), i, UOp(Op.INVALID, dt.index)))
-    read = UOp(Op.INDEX, dt.float32, (a, gated, j))
+    read = UOp(Op.INDEX, dt.float32, (a, gated, UOp(Op.GUARD, dt.index, (j,), (0, 1, 3))))
     checked = UOp(Op.IN_RANGE, dt.int32, (at, const(0, dt.int32), const(4, dt.int32)))
     floats, ints = [read, const(math.inf, dt.float32)], [checked, const(-3, dt.int32)]
     for op in sorted(UNARY | BINARY, key=lambda o: o.value):
@@ -57,7 +57,7 @@ def program() -> UOp:
     changed = UOp(Op.ASSIGN, dt.float32, (out, spot, element, row, column))
     again = UOp(Op.INDEX, dt.float32, (changed, i))
     store = UOp(Op.STORE, dt.void, (UOp(Op.INDEX, dt.float32, (out, i)), again, i))
-    shown = UOp(Op.PRINT, dt.void, (again, const(True, dt.bool_), i), "it's %1, \"so\"\n")
+    shown = UOp(Op.PRINT, dt.void, (again, const(True, dt.bool_), i), 'it\'s %1, "so"\n')
     loose = UOp(Op.PRINT, dt.void, (UOp(Op.VAR, dt.float32, (), (3, "acc")), const(False, dt.bool_)), None)
     return UOp(Op.SINK, dt.void, (UOp(Op.KERNEL, dt.void, (store, shown), "main"), loose))
 
@@ -71,8 +71,12 @@ def test_every_op_reads_back_to_the_same_node():
 def test_the_form():
     i = new_range(8, "i")
     x = UOp(Op.PARAM, dt.float32, (), ParamId(0, "x", (8,)))
-    root = UOp(Op.REDUCE, dt.float32, (alu(Op.ADD, UOp(Op.INDEX, dt.float32, (x, i)), const(-0.0, dt.float32)), i), "add")
-    assert dump(root) == f"""\
+    root = UOp(
+        Op.REDUCE, dt.float32, (alu(Op.ADD, UOp(Op.INDEX, dt.float32, (x, i)), const(-0.0, dt.float32)), i), "add"
+    )
+    assert (
+        dump(root)
+        == f"""\
 %0 = param.float32 x#0(8,)
 %1 = const.index 8
 %2 = range.index %1 i#{i.arg.uid}
@@ -81,6 +85,7 @@ def test_the_form():
 %5 = add.float32 %3, %4
 %6 = reduce.float32 %5, %2 add
 """
+    )
 
 
 @each("value", [0.0, -0.0, math.nan, math.inf, -math.inf, 1e-45, 0.1])
@@ -136,7 +141,15 @@ def test_random_graphs_read_back(seed: int):
 
 @each(
     "line",
-    ["", "%0 = nothing.index 1", "%0 = const.int7 1", "add %1", "%0 = neg.index %5", "%0 = const.index 1 +", "%0 = param.int8 x"],
+    [
+        "",
+        "%0 = nothing.index 1",
+        "%0 = const.int7 1",
+        "add %1",
+        "%0 = neg.index %5",
+        "%0 = const.index 1 +",
+        "%0 = param.int8 x",
+    ],
 )
 def test_what_is_no_graph_is_refused(line: str):
     with pytest.raises(ValueError, match="graph"):

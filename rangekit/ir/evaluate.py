@@ -1,0 +1,201 @@
+"""What a graph means, at any stage before it is linear: one NumPy array a node, one obvious line an op.
+
+A node's value has its open ranges as leading axes, in ``by_uid`` order, and its closed shape behind them. Nothing is
+lowered, shared or reordered, so this is the oracle of every pass. Slow and memory-hungry on purpose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rangekit.ir.ops import ELEMENTWISE, Op
+from rangekit.ir.reducers import REDUCERS
+from rangekit.ir.scalar import apply
+from rangekit.ir.spec import binding
+from rangekit.ir.uop import UOp, by_uid, toposort
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Axes = tuple[UOp, ...]
+
+
+def evaluate(root: UOp, env: Mapping[UOp, Array], *, strict: bool = False) -> Array:
+    """The value of a node: shape (open ranges in ``by_uid`` order, then its closed axes).
+
+    ``env`` gives the contents of PARAM and BUFFER nodes. A load outside its array is 0 (its result is then thrown
+    away by a WHERE, or the access is guarded); with ``strict`` it is an ``IndexError``.
+    """
+    return _Evaluator(env, strict).value(root)
+
+
+def run(sink: UOp, env: dict[UOp, Array]) -> None:
+    """Execute a SINK of KERNELs: each STORE writes its buffer in ``env``, row-major over its ranges."""
+    for kernel in sink.src:
+        todo = []
+        evaluator = _Evaluator(env, False)
+        for store in (s for s in kernel.src if s.op is Op.STORE):
+            place, value, ranges = store.src[0], store.src[1], store.src[2:]
+            target = place.src[0]
+            if target not in env:
+                env[target] = np.zeros(target.shape, target.dtype.numpy)
+            sizes = tuple(r.extent for r in ranges)
+            index = [evaluator.over(i, ranges) for i in place.src[1:]]
+            todo.append((target, index, np.broadcast_to(evaluator.over(value, ranges), sizes), sizes))
+        for target, index, values, sizes in todo:
+            for at in np.ndindex(*sizes):
+                where = tuple(int(np.broadcast_to(i, sizes)[at]) for i in index)
+                if all(0 <= w < s for w, s in zip(where, target.shape, strict=True)):
+                    env[target][where] = values[at]
+
+
+class _Evaluator:
+    def __init__(self, env: Mapping[UOp, Array], strict: bool) -> None:
+        self.env, self.strict = env, strict
+        self.memo: dict[UOp, Array] = {}
+
+    def value(self, root: UOp) -> Array:
+        """Every node below the root once, sources first."""
+        for n in toposort(root):
+            if n not in self.memo:
+                self.memo[n] = np.asarray(self.node(n))
+        return self.memo[root]
+
+    def over(self, n: UOp, axes: Axes) -> Array:
+        """The value with exactly these ranges as leading axes (those it lacks have size 1)."""
+        value, own = self.value(n) if n not in self.memo else self.memo[n], by_uid(n.ranges)
+        order = [own.index(r) for r in axes if r in own]
+        rest = range(len(own), value.ndim)
+        value = value.transpose([*order, *rest])
+        shape = tuple(r.extent if r in own else 1 for r in axes)
+        return value.reshape(shape + value.shape[len(own) :])
+
+    def aligned(self, n: UOp, s: UOp) -> Array:
+        """A source with the ranges of ``n`` in front and its closed axes broadcast from the right."""
+        value = self.over(s, by_uid(n.ranges))
+        missing = n.ndim - s.ndim
+        lead = len(n.ranges)
+        return value.reshape(value.shape[:lead] + (1,) * missing + value.shape[lead:])
+
+    def node(self, n: UOp) -> Array:
+        """The value of one node whose sources are known."""
+        op, lead = n.op, len(n.ranges)
+        if op is Op.CONST:
+            return np.asarray(n.arg, n.dtype.numpy)
+        if op is Op.RANGE:
+            return np.arange(n.extent, dtype=np.int64)
+        if op is Op.INVALID:
+            return np.asarray(np.iinfo(np.int64).min)
+        if op in (Op.PARAM, Op.BUFFER):
+            return self.env[n]
+        if op is Op.INDEX:
+            return self.index(n)
+        if op is Op.GUARD:
+            return self.memo[n.src[0]]
+        if op is Op.WHERE and n.src[2].op is Op.INVALID:
+            return np.where(self.aligned(n, n.src[0]), self.aligned(n, n.src[1]), np.iinfo(np.int64).min)
+        if op in ELEMENTWISE:
+            args = [self.aligned(n, s) for s in n.src]
+            full = tuple(r.extent for r in by_uid(n.ranges)) + n.shape
+            return np.broadcast_to(apply(op, n.dtype, args, src_dtypes=[s.dtype for s in n.src]), full)
+        if op is Op.BUFFERIZE:
+            axes = (*by_uid(n.ranges), *n.src[1:])
+            value = self.over(n.src[0], axes)
+            return np.broadcast_to(value, tuple(r.extent for r in axes) + n.src[0].shape)
+        if op is Op.REDUCE:
+            return self.reduce(n)[0]
+        if op is Op.GET:
+            return self.reduce(n.src[0])[n.arg]
+        if op is Op.ASSIGN:
+            return self.assign(n)
+        value = self.memo[n.src[0]] if n.src else np.zeros(())
+        shape = value.shape[:lead]
+        if op is Op.RESHAPE:
+            return value.reshape(shape + n.arg)
+        if op is Op.PERMUTE:
+            return value.transpose([*range(lead), *(lead + a for a in n.arg)])
+        if op is Op.EXPAND:
+            return np.broadcast_to(value, shape + n.arg)
+        if op is Op.PAD:
+            return np.pad(value, [(0, 0)] * lead + [tuple(w) for w in n.arg])
+        if op is Op.SHRINK:
+            cuts = (slice(start, start + max(size, 0) * step, step) for start, size, step in n.arg)
+            return value[(slice(None),) * lead + tuple(cuts)]
+        if op is Op.FLIP:
+            return np.flip(value, tuple(lead + a for a in n.arg))
+        return np.zeros(())  # STORE, PRINT, KERNEL, SINK have no value
+
+    def index(self, n: UOp) -> Array:
+        """Fancy indexing: the index arrays broadcast over n's ranges and the index tensors' axes."""
+        base, at = n.src[0], n.src[1:]
+        axes = by_uid(n.ranges)
+        gathered = next((s.shape for s in at if s.shape), ())
+        full = tuple(r.extent for r in axes) + gathered
+        own = [np.arange(r.extent).reshape([-1 if a is r else 1 for a in axes] + [1] * len(gathered))
+               for r in by_uid(base.ranges)]  # fmt: skip
+        picks = []
+        for s in at:
+            value = self.over(s, axes)
+            picks.append(value.reshape(value.shape[: len(axes)] + (s.shape or (1,) * len(gathered))))
+        inside = np.ones((), bool)
+        for pick, size in zip(picks, base.shape, strict=False):
+            inside = inside & (pick >= 0) & (pick < size)
+        if self.strict and not np.all(inside | np.any([p == np.iinfo(np.int64).min for p in picks])):
+            raise IndexError(f"{n} is out of bounds")
+        value = self.memo[base]
+        tail = base.shape[len(at) :]
+        if 0 in base.shape[: len(at)] or 0 in full:
+            return np.zeros(full + tail, n.dtype.numpy)
+        safe = [np.where(inside, p, 0) for p in picks]
+        taken = value[(*own, *safe)] if (own or safe) else value
+        taken = np.broadcast_to(taken, full + tail)
+        mask = np.broadcast_to(inside, full).reshape(full + (1,) * len(tail))
+        return np.where(mask, taken, np.zeros((), n.dtype.numpy))
+
+    def reduce(self, n: UOp) -> tuple[Array, ...]:
+        """Combine along the reduced ranges one iteration after another, from the identity."""
+        bound = binding(n)
+        assert bound is not None
+        values, ranges = n.src[: bound[1]], n.src[bound[1] :]
+        free = by_uid(n.ranges)
+        count = math.prod(r.extent for r in ranges)
+        shape = tuple(r.extent for r in free) + n.shape
+        lines = []
+        for v in values:
+            value = np.broadcast_to(self.over(v, (*ranges, *free)), tuple(r.extent for r in ranges) + shape)
+            lines.append(value.reshape((count, *shape)))
+        dtypes = tuple(v.dtype for v in values)
+        reducer = REDUCERS[n.arg]
+        state = tuple(np.full(shape, e.arg, e.dtype.numpy) for e in reducer.identity(dtypes))
+        a = tuple(UOp(Op.VAR, d, (), ("a", k, "a")) for k, d in enumerate(dtypes))
+        b = tuple(UOp(Op.VAR, d, (), ("b", k, "b")) for k, d in enumerate(dtypes))
+        combine = reducer.combine(a, b)
+        order = toposort(*combine)
+        for step in range(count):
+            known = dict(zip((*a, *b), (*state, *(line[step] for line in lines)), strict=True))
+            for m in order:
+                if m.op is not Op.VAR:
+                    args = [known[s] for s in m.src]
+                    known[m] = apply(m.op, m.dtype, args, src_dtypes=[s.dtype for s in m.src])
+            state = tuple(known[c] for c in combine)
+        return state
+
+    def assign(self, n: UOp) -> Array:
+        """The base with the places written."""
+        base, place, value, ranges = n.src[0], n.src[1], n.src[2], n.src[3:]
+        flat = np.arange(math.prod(base.shape)).reshape(base.shape)
+        spots = _Evaluator({**self.env, base: flat}, self.strict)
+        for m in toposort(base):
+            spots.memo[m] = self.memo[m]
+        spots.memo[base] = flat
+        where = spots.over(place, ranges)
+        out = np.array(self.memo[base])
+        full = tuple(r.extent for r in ranges) + value.shape
+        out.reshape(-1)[np.broadcast_to(where, full).reshape(-1)] = np.broadcast_to(
+            self.over(value, ranges), full
+        ).reshape(-1)
+        return out
+
+
