@@ -111,12 +111,15 @@ def test_a_notebook_cell_is_named_by_its_number() -> None:
         InteractiveShell.clear_instance()
     assert isinstance(err, rk.BoundsError)
     assert err.line == 3
-    assert str(err) == """\
+    assert (
+        str(err)
+        == """\
 x[i + 1] reads element 8 of axis 0, which has 8 elements, when i = 7
   notebook cell 2, line 3
     y = rk.bufferize(x[i + 1] - x[i], i)
                      ^^^^^^^^
   write Range(7), or guard it: rk.where(i < 7, x[i + 1], 0.0)"""
+    )
 
 
 def test_the_line_of_a_fault_found_after_the_launch_is_kept() -> None:

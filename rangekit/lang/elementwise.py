@@ -22,8 +22,8 @@ Value = Any  # a Tensor, an array, a NumPy scalar or a Python number
 
 def _need(ok: bool, name: str, dtype: DType, wanted: str) -> None:
     if not ok:
-        help = "compare first: x != 0" if "condition" in wanted else "convert first: x.astype(rk.int64)"
-        raise DtypeError(f"{name} takes {wanted}, not {dtype}", help=help)
+        remedy = "compare first: x != 0" if "condition" in wanted else "convert first: x.astype(rk.int64)"
+        raise DtypeError(f"{name} takes {wanted}, not {dtype}", help=remedy)
 
 
 def _binary(op: Op, a: Value, b: Value) -> Tensor:

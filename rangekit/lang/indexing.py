@@ -34,7 +34,7 @@ def _items(x: Tensor, key: Any) -> list[Any]:
         raise ShapeError("an index holds at most one `...`")
     if count > x.ndim:
         raise ShapeError(
-            f"{count} indices for a value of shape {x.shape}, which has {x.ndim} closed {'axis' if x.ndim == 1 else 'axes'}",
+            f"{count} indices for a value of shape {x.shape}, closed axes: {x.ndim}",
             help="ranges that are open already need no index",
         )
     fill: list[Any] = [slice(None)] * (x.ndim - count)

@@ -184,7 +184,8 @@ class Tensor:
 
     def __repr__(self) -> str:
         if (array := _arrays.get(self._node)) is not None:
-            return f"Tensor({np.array2string(array, threshold=20, separator=', ')}, dtype={self.dtype})"
+            shown = np.array2string(array, threshold=20, separator=", ", prefix="Tensor(")
+            return f"Tensor({shown}, dtype={self.dtype})"
         opened = f", ranges=({', '.join(r.name or '_' for r in self.ranges)})" if self._node.ranges else ""
         return f"Tensor(shape={self.shape}, dtype={self.dtype}{opened})"
 

@@ -8,7 +8,7 @@ refused if it depends on ranges only and some iteration leaves the array, and gu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -178,7 +178,7 @@ class _Check:
     def _refuse(self, n: UOp, axis: int, i: UOp, size: int, value: int, at: dict[UOp, int]) -> None:
         verb = "writes" if n in self.stored else "reads"
         text = expression(n)
-        iteration = ", ".join(f"{r.arg.name or '_'} = {v}" for r, v in at.items() if r in i.ranges)
+        iteration = _iteration((r, v) for r, v in at.items() if r in i.ranges)
         have = f"which has {size} element{'s' if size != 1 else ''}"
         raise BoundsError(
             f"{text} {verb} element {value} of axis {axis}, {have}" + (f", when {iteration}" if iteration else ""),
@@ -211,8 +211,8 @@ class _Check:
             later = int(np.flatnonzero(first[which] != np.arange(values.size))[0])
             shape = [r.extent for r in by_uid(ranges)]
             twice = [np.unravel_index(n, shape) for n in (int(first[which[later]]), later)]
-            named = [", ".join(f"{r.arg.name or '_'} = {n}" for r, n in zip(by_uid(ranges), t, strict=True)) for t in twice]
-            pair = f"{named[0]} and {named[1]} write the same element"
+            one, two = (_iteration(zip(by_uid(ranges), map(int, t), strict=True)) for t in twice)
+            pair = f"{one} and {two} write the same element"
         else:
             pair = "it cannot be shown that no two iterations write one element"
         raise RaceError(
@@ -353,6 +353,10 @@ def _mixed_radix(flat: UOp, ranges: list[UOp]) -> bool:
     return True
 
 
+def _iteration(at: Iterable[tuple[UOp, int]]) -> str:
+    return ", ".join(f"{r.arg.name or '_'} = {v}" for r, v in at)
+
+
 def _array_name(n: UOp) -> str:
     name: str = n.src[0].arg.name or "buffer"
     return name
@@ -374,7 +378,8 @@ def _remedy(n: UOp, i: UOp, size: int, value: int, guard: bool) -> str:
         shorter, condition = "", f"{name} >= {-(constant // factor)}"
     elif name and size > constant:
         limit = (size - constant + factor - 1) // factor
-        shorter, condition = f"write Range({limit})" + (f" for {name}" if len(n.ranges) > 1 else ""), f"{name} < {limit}"
+        shorter = f"write Range({limit})" + (f" for {name}" if len(n.ranges) > 1 else "")
+        condition = f"{name} < {limit}"
     if not guard:
         return shorter or "write places from 0 on: only constant negative indices wrap"
     other = "0.0" if n.dtype.is_float else "0"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from rangekit.ir.binding import substitute
 from rangekit.ir.ops import EXPENSIVE, Op
+from rangekit.ir.spec import binding
 from rangekit.ir.target import Target
 from rangekit.ir.uop import Storage, UOp, toposort
 from rangekit.lower.canon import canon, carry_tree
@@ -51,7 +52,7 @@ def _decide(b: UOp, order: list[UOp], target: Target, carry: Carry) -> tuple[Cal
         return None, "kept: it is written in place"
     at: list[tuple[UOp, Path]] = []
     heavy = _heavy(b)
-    for root in (n for n in order if n.op in (Op.BUFFERIZE, Op.ASSIGN, Op.PRINT) and not n.ranges):
+    for root in filter(_is_root, order):
         if any(u.op is Op.INDEX for u in uses):
             paths = contexts(root, target, costly=frozenset(uses) if heavy else ())
             at.extend((u, p) for u in uses for p in paths.get(u, ()))
@@ -129,17 +130,33 @@ def _inline(sink: UOp, b: UOp, carry: Carry) -> UOp:
 
 def _common_axes(b: UOp, uses: list[UOp], order: list[UOp]) -> tuple[int, ...]:
     """Axes at which every use reads its own loop's element, that loop being one of the single nest that uses it."""
-    roots = [n for n in order if n.op is Op.BUFFERIZE and not n.ranges and n is not b
-             and any(u in set(toposort(n.src[0], into=lambda m: m.op is not Op.BUFFERIZE or bool(m.ranges))) for u in uses)]  # fmt: skip
-    if len(roots) != 1:
+    wanted = set(uses)
+    nests = {root: _inside(root) for root in order if _is_root(root) and root is not b}
+    users = [root for root, nodes in nests.items() if not wanted.isdisjoint(nodes)]
+    if len(users) != 1:
         return ()
-    loops = set(roots[0].src[1:])
-    axes = [a for a in range(b.ndim) if len({u.src[1 + a] for u in uses}) == 1 and uses[0].src[1 + a] in loops
-            and uses[0].src[1 + a].extent == b.shape[a]]  # fmt: skip
+    bound = binding(users[0])
+    assert bound is not None
+    loops = set(users[0].src[bound[1] :])
+    first = uses[0].src[1:]
+    axes = [
+        a
+        for a in range(b.ndim)
+        if all(u.src[1 + a] is first[a] for u in uses) and first[a] in loops and first[a].extent == b.shape[a]
+    ]
     # A loop that some reduction binds again around a use is another loop of that name: then it is not common.
-    reductions = [n for n in toposort(roots[0].src[0]) if n.op is Op.REDUCE]
-    rebound = {r for n in reductions for r in n.src if r in loops}
-    return tuple(a for a in axes if uses[0].src[1 + a] not in rebound)
+    rebound = {r for n in nests[users[0]] if n.op is Op.REDUCE for r in n.src if r in loops}
+    return tuple(a for a in axes if first[a] not in rebound)
+
+
+def _is_root(n: UOp) -> bool:
+    """What becomes a nest of its own: a buffer over closed ranges, a write in place, a print."""
+    return n.op in (Op.BUFFERIZE, Op.ASSIGN, Op.PRINT) and not n.ranges
+
+
+def _inside(root: UOp) -> list[UOp]:
+    """The nodes of one nest, without those of the nests that fill the buffers it reads."""
+    return toposort(root, into=lambda n: n is root or n.op is not Op.BUFFERIZE or bool(n.ranges))
 
 
 def _shrink(sink: UOp, b: UOp, axes: tuple[int, ...], uses: list[UOp], carry: Carry) -> UOp:

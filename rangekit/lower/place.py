@@ -71,8 +71,8 @@ def contexts(root: UOp, target: Target, costly: Collection[UOp] = ()) -> dict[UO
     level = levels(root)
     while stack:
         n, path = stack.pop()
-        if n.op is Op.BUFFERIZE and not n.ranges:
-            continue  # a buffer of its own: another root
+        if _elsewhere(n):
+            continue
         here = prefix(path, n.ranges)
         paths = out.setdefault(n, set())
         if here in paths:
@@ -97,10 +97,15 @@ def contexts(root: UOp, target: Target, costly: Collection[UOp] = ()) -> dict[UO
 def levels(root: UOp) -> dict[UOp, int]:
     """How deep reductions (and scratch arrays) nest below each node: equal levels cannot depend on one another."""
     level: dict[UOp, int] = {}
-    for n in toposort(root):
+    for n in toposort(root, into=lambda n: n is root or not _elsewhere(n)):
         nested = n.op is Op.REDUCE or n.op is Op.BUFFERIZE
-        level[n] = max((level[s] for s in n.src), default=0) + nested
+        level[n] = 0 if n is not root and _elsewhere(n) else max((level[s] for s in n.src), default=0) + nested
     return level
+
+
+def _elsewhere(n: UOp) -> bool:
+    """A buffer of its own: what fills it is another nest."""
+    return n.op is Op.BUFFERIZE and not n.ranges
 
 
 def runs(path: Path) -> int:
