@@ -178,7 +178,10 @@ def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Tensor:
     (axis,) = normal_axes(axis, values[0].ndim)
     rest = {v.shape[:axis] + v.shape[axis + 1 :] for v in values}
     if len(rest) > 1 or len({v.ndim for v in values}) > 1:
-        raise ShapeError(f"concat along axis {axis} of shapes {', '.join(str(v.shape) for v in values)}")
+        raise ShapeError(
+            f"concat along axis {axis} of shapes {', '.join(str(v.shape) for v in values)}",
+            help="all sizes but that axis' must be equal; rk.stack makes a new axis",
+        )
     dtype, weak = result_dtype(values)
     total = sum(v.shape[axis] for v in values)
     place = [1] * values[0].ndim

@@ -202,7 +202,7 @@ class Tensor:
             if trace.current() is not None:
                 raise RangekitError(
                     "a value inside a kernel is not known while the kernel is traced",
-                    help="return it from the kernel, or show it with rk.print(...)",
+                    help="return it from the kernel, or show it with rk.print(...); for np.exp(x) write rk.exp(x)",
                 )
             Runtime.realize(self)
         return self
@@ -313,7 +313,9 @@ def _concrete(x: Tensor, what: str) -> Any:
             f"{what} needs one value now, but this one is traced: it stands for every iteration at once",
             help="for `if c`: rk.where(c, a, b)\n"
             "for `0 <= i < n`: (0 <= i) & (i < n); for `and`, `or`, `not`: &, |, ~\n"
-            "for min(i, j), max(i, j): rk.minimum(i, j), rk.maximum(i, j)",
+            "for min(i, j), max(i, j): rk.minimum(i, j), rk.maximum(i, j)"
+            if "condition" in what
+            else "leave it a Tensor: for math.exp(x) write rk.exp(x), for float(x) x.astype(rk.float32)",
         )
     return x.item()
 

@@ -354,7 +354,7 @@ def _mixed_radix(flat: UOp, ranges: list[UOp]) -> bool:
 
 
 def _iteration(at: Iterable[tuple[UOp, int]]) -> str:
-    return ", ".join(f"{r.arg.name or '_'} = {v}" for r, v in at)
+    return ", ".join(f"{r.arg.name} = {v}" for r, v in at if r.arg.name)
 
 
 def _array_name(n: UOp) -> str:
@@ -372,16 +372,24 @@ def _remedy(n: UOp, i: UOp, size: int, value: int, guard: bool) -> str:
     """What to write instead of an access that leaves its array: a shorter Range, or a condition on it."""
     terms, constant = affine(i)
     ((r, factor),) = terms.items() if len(terms) == 1 else ((i, 0),)
-    name = r.arg.name if r.op is Op.RANGE and factor > 0 else None
-    shorter, condition = "make the ranges shorter", "condition"
-    if name and value < 0:
-        shorter, condition = "", f"{name} >= {-(constant // factor)}"
-    elif name and size > constant:
+    name = r.arg.name if r.op is Op.RANGE else None
+    limit = None  # of the one range, if the index leaves the array because that range is too long
+    if name and factor > 0 and value >= size > constant:
         limit = (size - constant + factor - 1) // factor
+    elif name and factor < 0 and value < 0 <= constant:
+        limit = constant // -factor + 1
+    if limit is not None:
         shorter = f"write Range({limit})" + (f" for {name}" if len(n.ranges) > 1 else "")
         condition = f"{name} < {limit}"
+    else:
+        shorter = "make the ranges shorter" if value >= size else ""
+        condition = f"{name} >= {-(constant // factor)}" if name and factor > 0 and value < 0 else (
+            f"{expression(i)} < {size}" if value >= size else f"{expression(i)} >= 0"
+        )  # fmt: skip
+    wrap = "only constant negative indices wrap"
+    if not i.ranges:
+        return f"write an index from 0 to {size - 1}" if size else "the axis is empty"
     if not guard:
-        return shorter or "write places from 0 on: only constant negative indices wrap"
-    other = "0.0" if n.dtype.is_float else "0"
-    guarded = f"guard it: rk.where({condition}, {expression(n)}, {other})"
-    return f"{shorter}, or {guarded}" if shorter else f"{guarded}; only constant negative indices wrap"
+        return shorter or f"write places from 0 on; {wrap}"
+    guarded = f"guard it: rk.where({condition}, {expression(n)}, {'0.0' if n.dtype.is_float else '0'})"
+    return f"{shorter}, or {guarded}" if shorter else f"{guarded}; {wrap}"

@@ -19,22 +19,30 @@ from rangekit.lower.canon import canon, carry_tree
 from rangekit.lower.place import Path, contexts, prefix, runs
 
 Carry = Callable[[UOp, UOp], None]
+Nests = dict[UOp, frozenset[UOp]]  # what each root has inside, found once
 
 
 def fuse(sink: UOp, target: Target, carry: Carry, reasons: list[str]) -> UOp:
     """The program with only the buffers that pay; ``reasons`` gets a line for each that was decided on."""
     decided: set[UOp] = set()
+    nests: Nests = {}
+
+    def follow(old: UOp, new: UOp) -> None:
+        carry(old, new)
+        if old in decided:  # a buffer that was kept stays kept when what it reads is rebuilt
+            decided.add(new)
+
     while True:
         order = toposort(sink)
         found = next((n for n in reversed(order) if _removable(n) and n not in decided and n not in sink.src), None)
         if found is None:
             return sink
-        new, why = _decide(found, order, target, carry)
+        new, why = _decide(found, order, target, follow, nests)
         reasons.append(f"{_name(found)}: {why}")
         if new is None:
             decided.add(found)
             continue
-        sink = canon(new(sink), carry)
+        sink = canon(new(sink), follow)
 
 
 def _removable(n: UOp) -> bool:
@@ -46,13 +54,16 @@ def _name(n: UOp) -> str:
     return f"{n.arg.name or n.src[0].op.value} ({sizes} {n.dtype})"
 
 
-def _decide(b: UOp, order: list[UOp], target: Target, carry: Carry) -> tuple[Callable[[UOp], UOp] | None, str]:
+def _decide(
+    b: UOp, order: list[UOp], target: Target, carry: Carry, nests: Nests
+) -> tuple[Callable[[UOp], UOp] | None, str]:
     uses = [n for n in order if n.op is Op.INDEX and n.src[0] is b]
     if any(b in n.src and n.op is not Op.INDEX for n in order):
         return None, "kept: it is written in place"
     at: list[tuple[UOp, Path]] = []
     heavy = _heavy(b)
-    for root in filter(_is_root, order):
+    users = [root for root in order if _is_root(root) and not _inside(root, nests).isdisjoint(uses)]
+    for root in users:
         if any(u.op is Op.INDEX for u in uses):
             paths = contexts(root, target, costly=frozenset(uses) if heavy else ())
             at.extend((u, p) for u in uses for p in paths.get(u, ()))
@@ -70,7 +81,7 @@ def _decide(b: UOp, order: list[UOp], target: Target, carry: Carry) -> tuple[Cal
         ):
             return (lambda sink: _inline(sink, b, carry)), f"removed: {total} uses cost less than the memory traffic"
         return None, f"kept: {each} evaluations of {work} operations would replace {elements}"
-    common = _common_axes(b, uses, order)
+    common = _common_axes(b, uses, users, nests)
     rest = elements // max(1, math.prod(b.shape[a] for a in common))
     if common and rest * b.dtype.itemsize <= target.scratch_bytes:
         return (
@@ -128,11 +139,8 @@ def _inline(sink: UOp, b: UOp, carry: Carry) -> UOp:
     return memo[sink]
 
 
-def _common_axes(b: UOp, uses: list[UOp], order: list[UOp]) -> tuple[int, ...]:
+def _common_axes(b: UOp, uses: list[UOp], users: list[UOp], nests: Nests) -> tuple[int, ...]:
     """Axes at which every use reads its own loop's element, that loop being one of the single nest that uses it."""
-    wanted = set(uses)
-    nests = {root: _inside(root) for root in order if _is_root(root) and root is not b}
-    users = [root for root, nodes in nests.items() if not wanted.isdisjoint(nodes)]
     if len(users) != 1:
         return ()
     bound = binding(users[0])
@@ -145,7 +153,7 @@ def _common_axes(b: UOp, uses: list[UOp], order: list[UOp]) -> tuple[int, ...]:
         if all(u.src[1 + a] is first[a] for u in uses) and first[a] in loops and first[a].extent == b.shape[a]
     ]
     # A loop that some reduction binds again around a use is another loop of that name: then it is not common.
-    rebound = {r for n in nests[users[0]] if n.op is Op.REDUCE for r in n.src if r in loops}
+    rebound = {r for n in _inside(users[0], nests) if n.op is Op.REDUCE for r in n.src if r in loops}
     return tuple(a for a in axes if first[a] not in rebound)
 
 
@@ -154,9 +162,12 @@ def _is_root(n: UOp) -> bool:
     return n.op in (Op.BUFFERIZE, Op.ASSIGN, Op.PRINT) and not n.ranges
 
 
-def _inside(root: UOp) -> list[UOp]:
+def _inside(root: UOp, nests: Nests) -> frozenset[UOp]:
     """The nodes of one nest, without those of the nests that fill the buffers it reads."""
-    return toposort(root, into=lambda n: n is root or n.op is not Op.BUFFERIZE or bool(n.ranges))
+    if root not in nests:
+        found = toposort(root, into=lambda n: n is root or n.op is not Op.BUFFERIZE or bool(n.ranges))
+        nests[root] = frozenset(found)
+    return nests[root]
 
 
 def _shrink(sink: UOp, b: UOp, axes: tuple[int, ...], uses: list[UOp], carry: Carry) -> UOp:

@@ -100,6 +100,7 @@ class _Rangeify:
         root: Task = ("sink", sink, ())
         stack: list[tuple[Task, Generator[Task, UOp, UOp]]] = [(root, self._sink(sink))]
         answer: UOp | None = None
+        moved: list[tuple[UOp, UOp]] = []
         while stack:
             task, work = stack[-1]
             try:
@@ -107,13 +108,17 @@ class _Rangeify:
             except StopIteration as done:
                 stack.pop()
                 answer = self.memo[task] = done.value
-                if task[1] is not answer:
+                if task[1].op in MOVEMENT:
+                    moved.append((task[1], done.value))
+                elif task[1] is not answer:
                     self.carry(task[1], done.value)
                 continue
             answer = self.memo.get(want)
             if answer is None:
                 kind, n, index = want
                 stack.append((want, self._storage(n) if kind == "storage" else self._value(n, index)))
+        for old, new in moved:  # last: the line that indexes a value says more than the one that reshaped it
+            self.carry(old, new)
         assert answer is not None
         return answer
 
