@@ -179,7 +179,7 @@ ceil = _TABLE["ceil"]
 trunc = _TABLE["trunc"]
 round = _TABLE["round"]
 # fmt: on
-bool = bool_  # noqa: A001  (the array API name)
+bool = bool_
 f16, bf16, f32, f64 = float16, bfloat16, float32, float64
 i8, i16, i32, i64 = int8, int16, int32, int64
 u8, u16, u32, u64 = uint8, uint16, uint32, uint64

@@ -84,9 +84,8 @@ def run(folder: Path) -> None:
     assert len(attention.kernels) == 1, "attention should be one kernel"
     print(f"causal attention {q.shape}: largest error against float64 NumPy {error:.1e}\n")
     parts = [("Nearest neighbour", low), ("Causal attention", attention)]
-    print(
-        f"both nests, with every access and its proof: {write_page(folder / 'rangekit-demo.html', 'rangekit demo', parts)}"
-    )
+    written = write_page(folder / "rangekit-demo.html", "rangekit demo", parts)
+    print(f"both nests, with every access and its proof: {written}")
 
 
 def _shown(fn: Kernel, *args: Array) -> tuple[Array, Lowering]:

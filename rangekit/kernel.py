@@ -151,7 +151,10 @@ class _Call:
                 continue
             slot = self.slots[self.names.index(name)]
             if slot.dtype is not spec.dtype:
-                raise DtypeError(f"the argument {name} is {slot.dtype}, annotated {spec}", help=f"{name}.astype({spec.dtype.name!r})")
+                raise DtypeError(
+                    f"the argument {name} is {slot.dtype}, annotated {spec}",
+                    help=f"pass {name}.astype({spec.dtype.name!r})",
+                )
             if len(slot.shape) != len(spec.dims):
                 raise ShapeError(f"the argument {name} has shape {slot.shape}, annotated {spec}")
             for size, dim in zip(slot.shape, spec.dims, strict=True):

@@ -7,7 +7,7 @@ its array that is not gated raises, and scratch is full of garbage until it is s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,6 @@ from rangekit.ir.scalar import EXACT, meaning, quiet
 from rangekit.ir.uop import UOp
 
 Env = dict[UOp, Any]
-OUTSIDE = None  # the value of an INVALID index
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,6 @@ class _Run:
         self.env: Env = {}
         self.loops: dict[str, int] = {}
 
-
     def body(self, body: tuple[Stmt, ...]) -> None:
         """Each statement in turn; recursion is as deep as the loops."""
         for s in body:
@@ -122,7 +120,7 @@ class _Run:
             elif isinstance(s, Store):
                 value = self.value(s.value)
                 at = self.element(s.buffer, s.index)
-                if at is not OUTSIDE:
+                if at is not None:
                     self.note(s.buffer, at, "store")
                     self.arrays[s.buffer][at] = value
             elif isinstance(s, Guard):
@@ -138,11 +136,11 @@ class _Run:
 
     def element(self, buffer: UOp, index: tuple[UOp, ...]) -> tuple[int, ...] | None:
         """The element an index names, None if it is INVALID; ``AssertionError`` if it is outside the array."""
-        at = []
+        at: list[int] = []
         for i in index:
             value = self.value(i)
-            if value is OUTSIDE:
-                return OUTSIDE
+            if value is None:
+                return None
             at.append(int(value))
         if not all(0 <= a < size for a, size in zip(at, buffer.shape, strict=True)):
             raise AssertionError(f"unsafe access {buffer.arg.name}{at} of shape {buffer.shape} in {self.loops}")
@@ -155,10 +153,10 @@ class _Run:
         if n.op is Op.CONST:
             return n.arg if n.dtype is dt.index else n.dtype.numpy.type(n.arg)
         if n.op is Op.INVALID:
-            return OUTSIDE
+            return None  # the index of no element
         if n.op is Op.INDEX:
             at = self.element(n.src[0], n.src[1:])
-            if at is OUTSIDE:
+            if at is None:
                 return n.dtype.numpy.type(0)
             self.note(n.src[0], at, "load")
             return self.arrays[n.src[0]][at]
@@ -186,4 +184,5 @@ def _from_index(n: UOp, args: list[Any]) -> Any:
 
 
 def _scalar(value: Any, dtype: DType) -> Any:
+    """One element of that dtype."""
     return np.asarray(value).astype(dtype.numpy, copy=False)[()]

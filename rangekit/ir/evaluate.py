@@ -107,7 +107,8 @@ class _Evaluator:
         if op is Op.REDUCE:
             return self.reduce(n)[0]
         if op is Op.GET:
-            return self.reduce(n.src[0])[n.arg]
+            which: int = n.arg
+            return self.reduce(n.src[0])[which]
         if op is Op.ASSIGN:
             return self.assign(n)
         value = self.memo[n.src[0]] if n.src else np.zeros(())
@@ -197,5 +198,3 @@ class _Evaluator:
             self.over(value, ranges), full
         ).reshape(-1)
         return out
-
-

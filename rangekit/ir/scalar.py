@@ -122,6 +122,12 @@ def _float_min(x: Any, y: Any) -> Any:
     return np.where(x == y, np.where(np.signbit(x), x, y), np.minimum(x, y))
 
 
+def _float_pow(x: Any, y: Any) -> Any:
+    # NumPy turns a 0-d exponent of 0.5 into a square root, which is NaN at -inf where the power is inf.
+    wide = np.broadcast_arrays(np.atleast_1d(x), np.atleast_1d(y))
+    return np.power(*wide).reshape(np.broadcast_shapes(np.shape(x), np.shape(y)))
+
+
 def _erf(x: Any) -> Any:
     return np.vectorize(math.erf, otypes=[np.float64])(x).astype(x.dtype)
 
@@ -141,7 +147,7 @@ _INT: dict[Op, Meaning] = {
 }
 _SHIFT: dict[Op, Callable[[int], Meaning]] = {Op.SHL: _shl, Op.SHR: _shr}
 _FLOAT: dict[Op, Meaning] = {
-    Op.IDIV: np.floor_divide,          Op.MOD: np.remainder,              Op.POW: np.power,
+    Op.IDIV: np.floor_divide,          Op.MOD: np.remainder,              Op.POW: _float_pow,
     Op.MAX: _float_max,                Op.MIN: _float_min,
     Op.DIV: operator.truediv,          Op.ATAN2: np.arctan2,
     Op.ISNAN: np.isnan,                Op.ISFINITE: np.isfinite,

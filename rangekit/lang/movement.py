@@ -122,23 +122,23 @@ def flip(x: Any, /, *, axis: int | tuple[int, ...] | None = None) -> Tensor:
 
 def pad(x: Any, width: int | Sequence[Any], /, value: Any = 0) -> Tensor:
     """``value`` added around the axes: ``width`` is one int, (before, after), or one pair an axis, as NumPy's."""
-    x = lift(x)
+    t = lift(x)
     pairs: Any = width
     if isinstance(width, int):
-        pairs = ((width, width),) * x.ndim
+        pairs = ((width, width),) * t.ndim
     elif len(width) == 2 and all(isinstance(w, int) for w in width):
-        pairs = (tuple(width),) * x.ndim
+        pairs = (tuple(width),) * t.ndim
     widths = tuple(as_shape(tuple(p)) for p in pairs)
-    if len(widths) != x.ndim or any(len(w) != 2 or min(w) < 0 for w in widths):
-        raise ShapeError(f"pad widths {width!r} do not fit shape {x.shape}: one (before, after) >= 0 an axis")
+    if len(widths) != t.ndim or any(len(w) != 2 or min(w) < 0 for w in widths):
+        raise ShapeError(f"pad widths {width!r} do not fit shape {t.shape}: one (before, after) >= 0 an axis")
     if all(w == (0, 0) for w in widths):
-        return x
-    padded = UOp(Op.PAD, x.node.dtype, (x.node,), widths)
+        return t
+    padded = UOp(Op.PAD, t.node.dtype, (t.node,), widths)
     fill = lift(value)
     if fill.node.op is Op.CONST and repr(fill.node.arg) in ("0", "0.0", "False"):
-        return made(padded, x.weak)
-    mask = UOp(Op.PAD, dt.bool_, (broadcast_node(const(True, dt.bool_), x.shape),), widths)
-    return made(alu(Op.WHERE, mask, padded, converted(fill, x.node.dtype)), x.weak)
+        return made(padded, t.weak)
+    mask = UOp(Op.PAD, dt.bool_, (broadcast_node(const(True, dt.bool_), t.shape),), widths)
+    return made(alu(Op.WHERE, mask, padded, converted(fill, t.node.dtype)), t.weak)
 
 
 def roll(x: Any, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ...] | None = None) -> Tensor:

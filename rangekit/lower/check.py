@@ -370,26 +370,26 @@ def _source_name(n: UOp) -> str:
 
 def _remedy(n: UOp, i: UOp, size: int, value: int, guard: bool) -> str:
     """What to write instead of an access that leaves its array: a shorter Range, or a condition on it."""
-    terms, constant = affine(i)
-    ((r, factor),) = terms.items() if len(terms) == 1 else ((i, 0),)
-    name = r.arg.name if r.op is Op.RANGE else None
-    limit = None  # of the one range, if the index leaves the array because that range is too long
-    if name and factor > 0 and value >= size > constant:
-        limit = (size - constant + factor - 1) // factor
-    elif name and factor < 0 and value < 0 <= constant:
-        limit = constant // -factor + 1
-    if limit is not None:
-        shorter = f"write Range({limit})" + (f" for {name}" if len(n.ranges) > 1 else "")
-        condition = f"{name} < {limit}"
-    else:
-        shorter = "make the ranges shorter" if value >= size else ""
-        condition = f"{name} >= {-(constant // factor)}" if name and factor > 0 and value < 0 else (
-            f"{expression(i)} < {size}" if value >= size else f"{expression(i)} >= 0"
-        )  # fmt: skip
-    wrap = "only constant negative indices wrap"
     if not i.ranges:
         return f"write an index from 0 to {size - 1}" if size else "the axis is empty"
-    if not guard:
-        return shorter or f"write places from 0 on; {wrap}"
-    guarded = f"guard it: rk.where({condition}, {expression(n)}, {'0.0' if n.dtype.is_float else '0'})"
-    return f"{shorter}, or {guarded}" if shorter else f"{guarded}; {wrap}"
+    shorter = "make the ranges shorter" if value >= size else ""
+    condition = f"{expression(i)} < {size}" if shorter else f"{expression(i)} >= 0"
+    terms, constant = affine(i)
+    ((r, factor),) = terms.items() if len(terms) == 1 else ((i, 0),)
+    if r.op is Op.RANGE and r.arg.name:
+        limit = None  # of that range, if the index leaves the array because it is too long
+        if factor > 0 and value >= size > constant:
+            limit = (size - constant + factor - 1) // factor
+        elif factor < 0 and value < 0 <= constant:
+            limit = constant // -factor + 1
+        if limit is not None:
+            shorter = f"write Range({limit})" + (f" for {r.arg.name}" if len(n.ranges) > 1 else "")
+            condition = f"{r.arg.name} < {limit}"
+        elif factor > 0 and value < 0:
+            condition = f"{r.arg.name} >= {-(constant // factor)}"
+    guarded = ""
+    if guard and all(r.arg.name for r in i.ranges):
+        guarded = f"guard it: rk.where({condition}, {expression(n)}, {'0.0' if n.dtype.is_float else '0'})"
+    if shorter:
+        return f"{shorter}, or {guarded}" if guarded else shorter
+    return f"{guarded or 'write indices from 0 on'}; only constant negative indices wrap"

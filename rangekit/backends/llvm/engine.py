@@ -1,4 +1,4 @@
-"""LLVM itself, loaded at first use: the host's target machine, a short pass list, and code that lives as long as its owner."""
+"""LLVM itself, loaded at first use: the host's target machine, the passes, code that lives as long as its owner."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _module(text: str, machine: Any) -> Any:
     module.triple = llvm.get_process_triple()
     module.data_layout = str(machine.target_data)
     options = llvm.create_pipeline_tuning_options(2)
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False  # scalar code, compiled soon
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False  # it costs time
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
     return module

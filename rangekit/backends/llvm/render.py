@@ -27,11 +27,7 @@ def strides(buffer: UOp) -> tuple[int, ...]:
     given = getattr(buffer.arg, "strides", None)
     if given is not None:
         return tuple(given)
-    out: list[int] = []
-    for size in reversed(buffer.shape):
-        out.append(out[-1] * last if out else 1)
-        last = size
-    return tuple(reversed(out))
+    return tuple(math.prod(buffer.shape[axis + 1 :]) for axis in range(len(buffer.shape)))
 
 
 class _Render(Emitter):
