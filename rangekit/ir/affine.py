@@ -29,6 +29,7 @@ def affine(node: UOp) -> Form:
 
     The form is shared: do not change it.
 
+    >>> from rangekit.ir.uop import alu, idx, new_range
     >>> i = new_range(4); affine(alu(Op.ADD, alu(Op.MUL, i, idx(3)), idx(1))) == ({i: 3}, 1)
     True
     """

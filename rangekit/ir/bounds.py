@@ -30,6 +30,7 @@ def bounds(node: UOp, facts: Mapping[UOp, tuple[float | None, float | None]] | N
 
     ``facts`` narrow nodes: ``{i: (0, 6)}``. A gated index has the bounds it has where its gate is open.
 
+    >>> from rangekit.ir.uop import alu, idx, new_range
     >>> i = new_range(8); bounds(alu(Op.IDIV, i, idx(3))), bounds(i, {i: (2, math.inf)})
     ((0, 2), (2, 7))
     """

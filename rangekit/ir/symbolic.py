@@ -40,6 +40,7 @@ def simplify(root: UOp, facts: Facts | None = None, counts: Counter[str] | None 
 
     ``facts`` narrow nodes everywhere below the root, ``counts`` gets the rewrites per rule, ``moved`` is told of each.
 
+    >>> from rangekit.ir.uop import alu, idx, new_range
     >>> i, j = new_range(4), new_range(6)
     >>> linear = alu(Op.ADD, alu(Op.MUL, i, idx(6)), j)
     >>> simplify(alu(Op.IDIV, linear, idx(6))) is i

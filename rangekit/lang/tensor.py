@@ -10,7 +10,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 
@@ -276,14 +276,15 @@ class Range(Tensor):
 
         found = None if name is not None else assigned_names(1)
         super().__init__(make_range(n, name if name is not None else found[0] if found else None))
+        _ranges[self._node.arg.uid] = self
 
     @classmethod
     def _of(cls, node: UOp) -> Range:
-        made = _ranges.get(node)
+        made = _ranges.get(node.arg.uid)
         if made is None:
             made = object.__new__(cls)
             Tensor.__init__(made, node)
-            _ranges[node] = made
+            _ranges[node.arg.uid] = made
         return made
 
     def __new__(cls, n: int, name: str | None = None) -> Range:
@@ -304,7 +305,7 @@ class Range(Tensor):
         return f"Range({self.extent}, name={self.name!r})"
 
 
-_ranges: WeakKeyDictionary[UOp, Range] = WeakKeyDictionary()
+_ranges: WeakValueDictionary[int, Range] = WeakValueDictionary()  # by uid: one object a Range while it lives
 
 
 def _concrete(x: Tensor, what: str) -> Any:

@@ -16,17 +16,16 @@ import numpy as np
 from rangekit.errors import BoundsError, RaceError
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
-from rangekit.ir.bounds import bounds
 from rangekit.ir.evaluate import evaluate
 from rangekit.ir.nest import Access
 from rangekit.ir.ops import Op
 from rangekit.ir.show import expression
 from rangekit.ir.spec import binding
 from rangekit.ir.symbolic import simplify
-from rangekit.ir.uop import UOp, alu, by_uid, const, idx, toposort
+from rangekit.ir.uop import UOp, alu, by_uid, idx, toposort
+from rangekit.lower.proof import Conditions, conjuncts, either, proof
 from rangekit.source import Position
 
-Conditions = frozenset[UOp]
 ENUMERATED = 1 << 20  # iterations an index is tried on one by one
 DATA = frozenset({Op.INDEX, Op.REDUCE, Op.PARAM, Op.BUFFER, Op.IN_RANGE, Op.GET})
 
@@ -44,24 +43,29 @@ def check(
 class _Check:
     def __init__(self, kernel: UOp, positions: Mapping[UOp, Position], accesses: list[Access],
                  carry: Callable[[UOp, UOp], None]) -> None:  # fmt: skip
-        self.kernel, self.positions, self.accesses, self.carry = kernel, positions, accesses, carry
-        self.order = toposort(kernel)
+XX
+            _without_doubles(kernel, carry),
+            positions,
+            accesses,
+            carry,
+        )
+        self.order = toposort(self.kernel)
         self.indices = [n for n in self.order if n.op is Op.INDEX and n.shape == ()]
-        self.stored = {s.src[0] for s in kernel.src if s.op is Op.STORE}
+        self.stored = {s.src[0] for s in self.kernel.src if s.op is Op.STORE}
 
     def run(self) -> UOp:
         open_ = {n for n in self.indices if self._axes_unproved(n, frozenset())}
-        uses = self._uses(open_)
-        replaced: dict[UOp, UOp] = {}
+        uses = self._uses(open_ | {n for n in self.order if _is_marker(n)})
         memo: dict[UOp, UOp] = {}
         for n in self.order:
             src = tuple(memo[s] for s in n.src)
             new = n if src == n.src else n.replace(src=src)
             if n.op is Op.INDEX and n.shape == ():
                 new = self._access(n, new, uses.get(n) if n in open_ else [])
-                replaced[n] = new
             elif n.op is Op.IN_RANGE:
-                new = new.replace(arg=self._note(n, _source_name(n), 0, 0, "assumed", "contract"))
+                new = new.replace(arg=(self._note(n, _source_name(n), 0, 0, "assumed", "contract"), 0))
+            elif _is_marker(n):
+                new = self._marker(n, new.src[0], uses.get(n) or [frozenset()])
             if new is not n:
                 self.carry(n, new)
             memo[n] = new
@@ -110,19 +114,19 @@ class _Check:
         if any(r.extent == 0 for r in n.ranges):
             return []
         sizes = n.src[0].shape
-        return [a for a, (i, size) in enumerate(zip(n.src[1:], sizes, strict=True)) if _proof(i, size, held) is None]
+        return [a for a, (i, size) in enumerate(zip(n.src[1:], sizes, strict=True)) if proof(i, size, held) is None]
 
     def _access(self, old: UOp, new: UOp, uses: list[Conditions] | None) -> UOp:
         """``new``, the access ``old`` after its own index was checked, with the gate and the guards it needs."""
         ways = uses or [frozenset()]
-        gate = _either(ways) if uses else None
+        gate = either(ways) if uses else None
         parts = list(new.src[1:])
         guarded = []
         for axis, (i, size) in enumerate(zip(old.src[1:], old.src[0].shape, strict=True)):
             if any(r.extent == 0 for r in old.ranges):
                 self._note(old, _array_name(old), axis, size, "proved", "interval")
                 continue
-            proofs = [_proof(i, size, held) for held in ways]
+            proofs = [proof(i, size, held) for held in ways]
             if all(p is not None for p in proofs):
                 by = max((p for p in proofs if p), key=("interval", "symbolic", "contract").index)
                 self._note(old, _array_name(old), axis, size, "assumed" if by == "contract" else "proved", by)
@@ -144,9 +148,29 @@ class _Check:
             parts[axis] = UOp(Op.GUARD, dt.index, (parts[axis],), (number, axis, size))
         return new.replace(src=(new.src[0], *parts))
 
+    def _marker(self, n: UOp, i: UOp, ways: list[Conditions]) -> UOp:
+        """``i``, the index of an axis that has no storage of its own, once it is known or made to be inside it."""
+        _, axis, size = n.arg
+        old, gate, name = n.src[0], either(ways), self._text(n).partition("[")[0]
+        if not _depends_on_data(old, gate) and math.prod(r.extent for r in _involved(old, gate)) <= ENUMERATED:
+            self._enumerate(n, axis, old, size, gate)
+        elif any(proof(old, size, held) is None for held in ways):
+            self._corners(n, axis, old, size, gate)
+            number = self._note(n, name, axis, size, "guarded", None)
+            i = i if gate.op is Op.CONST else alu(Op.WHERE, gate, i, idx(0))
+            return UOp(Op.IN_RANGE, dt.index, (i, idx(0), idx(size)), (number, axis))
+        self._note(n, name, axis, size, "proved", "symbolic")
+        return i
+
+    def _text(self, n: UOp) -> str:
+        """An access as text; that of a marker, which names no array, from the user's line."""
+        at = self.positions.get(n) if n.op is Op.GUARD else None
+        text, span = (at.text, at.span) if at is not None else (None, None)
+        return text[span[0] : span[1]] if text and span else expression(n)
+
     def _note(self, n: UOp, array: str, axis: int, size: int, status: str, by: str | None) -> int:
         at = self.positions.get(n)
-        self.accesses.append(Access(expression(n), array, axis, size, at.lineno if at else None, status, by, at))
+        self.accesses.append(Access(self._text(n), array, axis, size, at.lineno if at else None, status, by, at))
         return len(self.accesses) - 1
 
     def _enumerate(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> None:
@@ -177,12 +201,12 @@ class _Check:
 
     def _refuse(self, n: UOp, axis: int, i: UOp, size: int, value: int, at: dict[UOp, int]) -> None:
         verb = "writes" if n in self.stored else "reads"
-        text = expression(n)
+        text = self._text(n)
         iteration = _iteration((r, v) for r, v in at.items() if r in i.ranges)
         have = f"which has {size} element{'s' if size != 1 else ''}"
         raise BoundsError(
             f"{text} {verb} element {value} of axis {axis}, {have}" + (f", when {iteration}" if iteration else ""),
-            help=_remedy(n, i, size, value, guard=n not in self.stored),
+            help=_remedy(n, text, i, size, value, guard=n not in self.stored),
             at=self.positions.get(n),
         )
 
@@ -222,106 +246,27 @@ class _Check:
         )
 
 
-def conjuncts(c: UOp) -> Conditions:
-    """The conditions whose AND is ``c``."""
-    out: set[UOp] = set()
-    stack = [c]
-    while stack:
-        n = stack.pop()
-        if n.op is Op.AND and n.dtype is dt.bool_:
-            stack.extend(n.src)
-        elif not (n.op is Op.CONST and n.arg is True):
-            out.add(n)
-    return frozenset(out)
+def _is_marker(n: UOp) -> bool:
+    return n.op is Op.GUARD and n.arg[0] is None
 
 
-def _either(ways: list[Conditions]) -> UOp:
-    """The OR over the ANDs, common conditions taken out."""
-    if not all(ways):
-        return const(True, dt.bool_)
-    common = frozenset.intersection(*ways)
-    rest = [w - common for w in ways]
-    out: UOp = const(True, dt.bool_)
-    for c in _stable(common):
-        out = alu(Op.AND, out, c)
-    if all(rest):
-        some: UOp = const(False, dt.bool_)
-        for w in rest:
-            every: UOp = const(True, dt.bool_)
-            for c in _stable(w):
-                every = alu(Op.AND, every, c)
-            some = alu(Op.OR, some, every)
-        out = alu(Op.AND, out, some)
-    return simplify(out)
-
-
-def _stable(conditions: Conditions) -> list[UOp]:
-    return sorted(conditions, key=expression)
-
-
-def _proof(i: UOp, size: int, held: Conditions) -> str | None:
-    """How ``0 <= i < size`` is known where the conditions hold, or None."""
-    contract = any(n.op is Op.IN_RANGE for n in toposort(i))
-    lo, hi = bounds(i)
-    if lo >= 0 and hi < size:
-        return "contract" if contract else "interval"
-    if not held:
-        return None
-    slacks = [s for c in held if (s := _slack(c)) is not None]
-    facts = _narrowed(held)
-    lo, hi = bounds(i, facts)
-    ok_low = lo >= 0 or any(bounds(simplify(_minus(i, s)), facts)[0] >= 0 for s in slacks)
-    room = _minus(idx(size - 1), i)
-    ok_high = hi < size or any(bounds(simplify(_minus(room, s)), facts)[0] >= 0 for s in slacks)
-    return ("contract" if contract else "symbolic") if ok_low and ok_high else None
-
-
-def _minus(a: UOp, b: UOp) -> UOp:
-    return alu(Op.ADD, a, alu(Op.MUL, b, idx(-1)))
-
-
-def _slack(c: UOp) -> UOp | None:
-    """An index expression that is >= 0 where the comparison holds."""
-    if c.op not in (Op.LT, Op.LE) or not c.src[0].dtype.is_int:
-        return None
-    a, b = (_as_index(s) for s in c.src)
-    if a is None or b is None:
-        return None
-    gap = _minus(b, a)
-    return alu(Op.ADD, gap, idx(-1)) if c.op is Op.LT else gap
-
-
-def _as_index(n: UOp) -> UOp | None:
-    """The exact value of an integer expression in the index world."""
-    if n.dtype is dt.index:
-        return n
-    if n.op is Op.CAST and n.src[0].dtype is dt.index:
-        lo, hi = bounds(n.src[0])
-        return n.src[0] if n.dtype.min <= lo and hi <= n.dtype.max else None
-    if n.op is Op.CONST:
-        return idx(int(n.arg))
-    return UOp(Op.CAST, dt.index, (n,)) if n.dtype.is_int else None
-
-
-def _narrowed(held: Conditions) -> dict[UOp, tuple[float | None, float | None]]:
-    """Tighter bounds of ranges (or other atoms) that single-atom conditions give."""
-    facts: dict[UOp, tuple[float | None, float | None]] = {}
-    found: dict[UOp, tuple[float, float]] = {}
-    for c in held:
-        slack = _slack(c)
-        if slack is None:
-            continue
-        terms, constant = affine(simplify(slack))
-        if len(terms) != 1:
-            continue
-        ((atom, factor),) = terms.items()
-        lo, hi = found.get(atom) or bounds(atom)
-        if factor > 0:
-            lo = max(lo, -(constant // factor))
-        else:
-            hi = min(hi, constant // -factor)
-        facts[atom] = found[atom] = (lo, hi)
-    return facts
+def _without_doubles(kernel: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
+    """Without the markers on indices of storage with the marked size: the access itself is checked against that."""
+    memo: dict[UOp, UOp] = {}
+    for n in toposort(kernel):
+        src = tuple(memo[s] for s in n.src)
+        if n.op is Op.INDEX:
+            sizes = (None, *n.src[0].shape)
+            marks = [s for s in src if _is_marker(s)]
+            src = tuple(
+                s.src[0] if _is_marker(s) and s.arg[2] == size else s for s, size in zip(src, sizes, strict=True)
+            )
+        memo[n] = n if src == n.src else n.replace(src=src)
+        if memo[n] is not n:
+            carry(n, memo[n])
+            for mark in marks if n.op is Op.INDEX else ():
+                carry(mark, memo[n])
+    return memo[kernel]
 
 
 def _depends_on_data(i: UOp, gate: UOp | None) -> bool:
@@ -368,7 +313,7 @@ def _source_name(n: UOp) -> str:
     )
 
 
-def _remedy(n: UOp, i: UOp, size: int, value: int, guard: bool) -> str:
+def _remedy(n: UOp, text: str, i: UOp, size: int, value: int, guard: bool) -> str:
     """What to write instead of an access that leaves its array: a shorter Range, or a condition on it."""
     if not i.ranges:
         return f"write an index from 0 to {size - 1}" if size else "the axis is empty"
@@ -389,7 +334,7 @@ def _remedy(n: UOp, i: UOp, size: int, value: int, guard: bool) -> str:
             condition = f"{r.arg.name} >= {-(constant // factor)}"
     guarded = ""
     if guard and all(r.arg.name for r in i.ranges):
-        guarded = f"guard it: rk.where({condition}, {expression(n)}, {'0.0' if n.dtype.is_float else '0'})"
+        guarded = f"guard it: rk.where({condition}, {text}, {'0.0' if n.dtype.is_float else '0'})"
     if shorter:
         return f"{shorter}, or {guarded}" if guarded else shorter
     return f"{guarded or 'write indices from 0 on'}; only constant negative indices wrap"

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
-from rangekit.ir.bounds import bounds
 from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, Scratch, Stmt, Store
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS
@@ -22,8 +21,8 @@ from rangekit.ir.spec import arity
 from rangekit.ir.symbolic import simplify
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, alu, cast, const, idx, new_buffer, toposort
-from rangekit.lower.check import conjuncts
 from rangekit.lower.place import lanes, levels
+from rangekit.lower.proof import conjuncts, exact_index
 from rangekit.lower.tidy import MAX_TREE, tidy
 
 Emit = Generator[UOp, UOp, UOp]
@@ -138,7 +137,7 @@ class _Linearize:
         """(range, lo, hi) if the condition bounds one reduced range by something free of all of them."""
         if c.op not in (Op.LT, Op.LE) or not c.src[0].dtype.is_int:
             return None
-        sides = [_exact(s) for s in c.src]
+        sides = [exact_index(s) for s in c.src]
         if sides[0] is None or sides[1] is None:
             return None
         gap = simplify(alu(Op.ADD, sides[1], alu(Op.MUL, sides[0], idx(-1))))  # >= 0, or > 0 for LT
@@ -333,7 +332,8 @@ class _Linearize:
         x, lo, hi = src
         x = x if x.op in (Op.VAR, Op.CONST) else self._let("x", x, depth)
         ok = self._let("ok", alu(Op.AND, alu(Op.LE, lo, x), alu(Op.LT, x, hi)), depth)
-        self.stack[depth].body.append(Guard(ok, n.arg, 0, cast(x, dt.int64)))
+        access, axis = n.arg
+        self.stack[depth].body.append(Guard(ok, access, axis, cast(x, dt.int64)))
         return alu(Op.WHERE, ok, x, lo)
 
     # ---- reductions and scratch ------------------------------------------------------------------------------------
@@ -446,13 +446,3 @@ def _hint(n: UOp) -> str:
     if n.op is Op.EXP:
         return "e"
     return {"x": "at", "b": "c"}.get(n.dtype.kind, "v")
-
-
-def _exact(n: UOp) -> UOp | None:
-    """An integer expression as the index it equals, if nothing can wrap on the way."""
-    if n.dtype is dt.index:
-        return n
-    if n.op is Op.CAST and n.src[0].dtype is dt.index:
-        lo, hi = bounds(n.src[0])
-        return n.src[0] if n.dtype.min <= lo and hi <= n.dtype.max else None
-    return idx(int(n.arg)) if n.op is Op.CONST else cast(n, dt.index)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.binding import substitute
+from rangekit.ir.bounds import bounds
 from rangekit.ir.ops import MOVEMENT, Op
 from rangekit.ir.spec import binding
 from rangekit.ir.symbolic import simplify
@@ -80,7 +81,8 @@ class _Rangeify:
         if n.op is Op.INDEX:
             head, tail = _split(n, index)
             picks = [(s, head if s.shape else ()) for s in n.src[1:]]
-            return [*picks, (n.src[0], (*(_element(s, at) for s, at in picks), *tail))]
+            own = tuple(self._marked(n, axis, _element(s, at)) for axis, (s, at) in enumerate(picks))
+            return [*picks, (n.src[0], (*own, *tail))]
         if n.op is Op.BUFFERIZE:
             return [(n.src[0], self._over(n)[len(n.src) - 1 :])]
         if n.op is Op.ASSIGN:
@@ -92,6 +94,16 @@ class _Rangeify:
             return []
         bound = binding(n)
         return [(s, index if s.shape else ()) for s in (n.src if bound is None else n.src[: bound[1]])]
+
+    def _marked(self, n: UOp, axis: int, i: UOp) -> UOp:
+        """An index into a value that may get no storage, marked so that *check* still holds it against the axis."""
+        size = n.src[0].shape[axis]
+        lo, hi = bounds(i)
+        if n.src[0].op in (Op.PARAM, Op.BUFFER) or (lo >= 0 and hi < size):
+            return i
+        marked = UOp(Op.GUARD, dt.index, (i,), (None, axis, size))
+        self.carry(n, marked)
+        return marked
 
     # ---- producers first: build the scalar expressions -------------------------------------------------------------
 

@@ -1,0 +1,92 @@
+"""What conditions say of indices: the facts that prove an access, and the gates that make one safe."""
+
+from __future__ import annotations
+
+from rangekit.ir import dtype as dt
+from rangekit.ir.bounds import bounds, facts_of
+from rangekit.ir.ops import Op
+from rangekit.ir.show import expression
+from rangekit.ir.symbolic import simplify
+from rangekit.ir.uop import UOp, alu, const, idx, toposort
+
+Conditions = frozenset[UOp]
+
+
+def conjuncts(c: UOp) -> Conditions:
+    """The conditions whose AND is ``c``."""
+    out: set[UOp] = set()
+    stack = [c]
+    while stack:
+        n = stack.pop()
+        if n.op is Op.AND and n.dtype is dt.bool_:
+            stack.extend(n.src)
+        elif not (n.op is Op.CONST and n.arg is True):
+            out.add(n)
+    return frozenset(out)
+
+
+def either(ways: list[Conditions]) -> UOp:
+    """The OR over the ANDs, common conditions taken out."""
+    if not all(ways):
+        return const(True, dt.bool_)
+    common = frozenset.intersection(*ways)
+    rest = [w - common for w in ways]
+    out = all_of(common)
+    if all(rest):
+        some: UOp = const(False, dt.bool_)
+        for w in rest:
+            some = alu(Op.OR, some, all_of(w))
+        out = alu(Op.AND, out, some)
+    return simplify(out)
+
+
+def all_of(conditions: Conditions) -> UOp:
+    """The AND of conditions, in one order whatever order they came in."""
+    out: UOp = const(True, dt.bool_)
+    for c in sorted(conditions, key=expression):
+        out = c if out.op is Op.CONST else alu(Op.AND, out, c)
+    return out
+
+
+def proof(i: UOp, size: int, held: Conditions) -> str | None:
+    """How ``0 <= i < size`` is known where the conditions hold, or None."""
+    contract = any(n.op is Op.IN_RANGE for n in toposort(i))
+    lo, hi = bounds(i)
+    if lo >= 0 and hi < size:
+        return "contract" if contract else "interval"
+    if not held:
+        return None
+    slacks = [s for c in held if (s := _slack(c)) is not None]
+    facts = facts_of(all_of(held))
+    lo, hi = bounds(i, facts)
+    ok_low = lo >= 0 or any(bounds(simplify(_minus(i, s)), facts)[0] >= 0 for s in slacks)
+    room = _minus(idx(size - 1), i)
+    ok_high = hi < size or any(bounds(simplify(_minus(room, s)), facts)[0] >= 0 for s in slacks)
+    return ("contract" if contract else "symbolic") if ok_low and ok_high else None
+
+
+def _minus(a: UOp, b: UOp) -> UOp:
+    return alu(Op.ADD, a, alu(Op.MUL, b, idx(-1)))
+
+
+def _slack(c: UOp) -> UOp | None:
+    """An index expression that is >= 0 where the comparison holds."""
+    if c.op not in (Op.LT, Op.LE) or not c.src[0].dtype.is_int:
+        return None
+    a, b = (exact_index(s) for s in c.src)
+    if a is None or b is None:
+        return None
+    gap = _minus(b, a)
+    return alu(Op.ADD, gap, idx(-1)) if c.op is Op.LT else gap
+
+
+def exact_index(n: UOp) -> UOp | None:
+    """An integer expression as the index it equals, None where it may wrap on the way."""
+    if n.dtype is dt.index:
+        return n
+    if n.op is Op.CAST and n.src[0].dtype is dt.index:
+        lo, hi = bounds(n.src[0])
+        return n.src[0] if n.dtype.min <= lo and hi <= n.dtype.max else None
+    if n.op is Op.CONST:
+        return idx(int(n.arg))
+    return UOp(Op.CAST, dt.index, (n,)) if n.dtype.is_int else None
