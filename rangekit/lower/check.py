@@ -43,12 +43,8 @@ def check(
 class _Check:
     def __init__(self, kernel: UOp, positions: Mapping[UOp, Position], accesses: list[Access],
                  carry: Callable[[UOp, UOp], None]) -> None:  # fmt: skip
-XX
-            _without_doubles(kernel, carry),
-            positions,
-            accesses,
-            carry,
-        )
+        self.kernel = _without_doubles(kernel, carry)
+        self.positions, self.accesses, self.carry = positions, accesses, carry
         self.order = toposort(self.kernel)
         self.indices = [n for n in self.order if n.op is Op.INDEX and n.shape == ()]
         self.stored = {s.src[0] for s in self.kernel.src if s.op is Op.STORE}
