@@ -14,7 +14,7 @@ from rangekit.ir import dtype as dt
 from rangekit.ir.binding import substitute
 from rangekit.ir.bounds import bounds
 from rangekit.ir.ops import MOVEMENT, Op
-from rangekit.ir.spec import binding
+from rangekit.ir.spec import arity, binding
 from rangekit.ir.symbolic import simplify
 from rangekit.ir.uop import Storage, UOp, alu, const, idx, new_range, toposort
 
@@ -66,7 +66,7 @@ class _Rangeify:
         wanted: dict[UOp, dict[Index, None]] = {n: {} for n in order}
         for n in reversed(order):
             indices = list(wanted[n]) or [()]
-            if n.shape and n.op not in LEAVES and (n.op is Op.REDUCE or (len(indices) > 1 and not _cheap(n))):
+            if n.shape and n.op not in LEAVES and (_is_reduction(n) or (len(indices) > 1 and not _cheap(n))):
                 self.buffered.add(n)
                 indices = [self._over(n)]
             for index in indices:
@@ -198,11 +198,16 @@ def _element(x: UOp, index: Index) -> UOp:
     return UOp(Op.INDEX, x.dtype, (x, *index)) if index else x
 
 
+def _is_reduction(n: UOp) -> bool:
+    """A reduction's one value; one over tuples has no storage of its own, only the values got from it do."""
+    return n.op is Op.GET or (n.op is Op.REDUCE and arity(n) == 1)
+
+
 def _cheap(n: UOp) -> bool:
     """A leaf, or movement of one: reading it twice costs what reading a buffer twice would."""
     while n.op in MOVEMENT or n.op is Op.CAST:
         n = n.src[0]
-    return n.op in LEAVES
+    return n.op in LEAVES or (n.op is Op.REDUCE and arity(n) > 1)
 
 
 def moved_index(n: UOp, index: Index) -> Index:
@@ -228,6 +233,9 @@ def moved_index(n: UOp, index: Index) -> Index:
 
 def reshaped_index(new: tuple[int, ...], old: tuple[int, ...], index: Index) -> Index:
     """The index into ``old`` of an index into ``new``: axes in groups of equal product, division only inside one."""
+    if 0 in old:  # no element: an index that runs over nothing keeps every use inside a loop that never runs
+        nothing = next(i for size, i in zip(new, index, strict=True) if size == 0)
+        return tuple(nothing for _ in old)
     out: list[UOp] = []
     a = b = 0
     while b < len(old):
@@ -237,10 +245,6 @@ def reshaped_index(new: tuple[int, ...], old: tuple[int, ...], index: Index) -> 
             continue
         if a < len(new) and new[a] == 1:
             a += 1
-            continue
-        if 0 in old:
-            out.append(idx(0))
-            b += 1
             continue
         first_a, first_b, have, need = a, b, new[a], old[b]
         while have != need:
