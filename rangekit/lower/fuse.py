@@ -16,7 +16,7 @@ from rangekit.ir.spec import binding
 from rangekit.ir.target import Target
 from rangekit.ir.uop import Storage, UOp, toposort
 from rangekit.lower.canon import canon, carry_tree
-from rangekit.lower.place import Path, contexts, prefix, runs
+from rangekit.lower.place import Path, contexts, is_buffer, prefix, runs
 
 Carry = Callable[[UOp, UOp], None]
 Nests = dict[UOp, frozenset[UOp]]  # what each root has inside, found once
@@ -159,13 +159,13 @@ def _common_axes(b: UOp, uses: list[UOp], users: list[UOp], nests: Nests) -> tup
 
 def _is_root(n: UOp) -> bool:
     """What becomes a nest of its own: a buffer over closed ranges, a write in place, a print."""
-    return n.op in (Op.BUFFERIZE, Op.ASSIGN, Op.PRINT) and not n.ranges
+    return is_buffer(n) or (n.op in (Op.ASSIGN, Op.PRINT) and not n.ranges)
 
 
 def _inside(root: UOp, nests: Nests) -> frozenset[UOp]:
     """The nodes of one nest, without those of the nests that fill the buffers it reads."""
     if root not in nests:
-        found = toposort(root, into=lambda n: n is root or n.op is not Op.BUFFERIZE or bool(n.ranges))
+        found = toposort(root, into=lambda n: n is root or not is_buffer(n))
         nests[root] = frozenset(found)
     return nests[root]
 

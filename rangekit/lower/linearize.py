@@ -102,6 +102,8 @@ class _Linearize:
             if n.op is Op.REDUCE:
                 self.limits[n] = self._bounds(n)
                 limits = frozenset(self.limits[n][0].items())
+                bounding = {r for pair in self.limits[n][0].values() for e in pair if e is not None for r in e.ranges}
+                self.lanes[n] = tuple(r for r in self.lanes[n] if r not in bounding)  # bounds are known before lanes
                 ranges = n.src[arity(n) :]
                 key = (ranges, n.ranges - set(self.lanes[n]), level[n], limits)
                 self.groups.setdefault(key, []).append(n)

@@ -71,7 +71,7 @@ def contexts(root: UOp, target: Target, costly: Collection[UOp] = ()) -> dict[UO
     level = levels(root)
     while stack:
         n, path = stack.pop()
-        if _elsewhere(n):
+        if is_buffer(n):
             continue
         here = prefix(path, n.ranges)
         paths = out.setdefault(n, set())
@@ -97,15 +97,15 @@ def contexts(root: UOp, target: Target, costly: Collection[UOp] = ()) -> dict[UO
 def levels(root: UOp) -> dict[UOp, int]:
     """How deep reductions (and scratch arrays) nest below each node: equal levels cannot depend on one another."""
     level: dict[UOp, int] = {}
-    for n in toposort(root, into=lambda n: n is root or not _elsewhere(n)):
+    for n in toposort(root, into=lambda n: n is root or not is_buffer(n)):
         nested = n.op is Op.REDUCE or n.op is Op.BUFFERIZE
-        level[n] = 0 if n is not root and _elsewhere(n) else max((level[s] for s in n.src), default=0) + nested
+        level[n] = 0 if n is not root and is_buffer(n) else max((level[s] for s in n.src), default=0) + nested
     return level
 
 
-def _elsewhere(n: UOp) -> bool:
-    """A buffer of its own: what fills it is another nest."""
-    return n.op is Op.BUFFERIZE and not n.ranges
+def is_buffer(n: UOp) -> bool:
+    """A BUFFERIZE that is memory of its own, filled by another nest; not a tile inside one."""
+    return n.op is Op.BUFFERIZE and not n.ranges and n.arg.memory in (None, "global")
 
 
 def runs(path: Path) -> int:

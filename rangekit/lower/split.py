@@ -13,13 +13,9 @@ from rangekit.ir import dtype as dt
 from rangekit.ir.binding import substitute
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import Storage, UOp, new_buffer, new_range, toposort
+from rangekit.lower.place import is_buffer
 
 Carry = Callable[[UOp, UOp], None]
-
-
-def is_buffer(n: UOp) -> bool:
-    """A BUFFERIZE that is memory of its own, not a tile inside a kernel."""
-    return n.op is Op.BUFFERIZE and not n.ranges and n.arg.memory in (None, "global")
 
 
 def split(sink: UOp, carry: Carry, outputs: list[UOp]) -> UOp:
@@ -42,6 +38,8 @@ def split(sink: UOp, carry: Carry, outputs: list[UOp]) -> UOp:
             ranges = src[1:]
             stores.append((n, _store(buffer, tuple(ranges), src[0], ranges)))
             new = buffer
+        elif n.op is Op.BUFFERIZE and n.arg.memory not in ("local", "register"):
+            new = new.replace(arg=Storage("local", n.arg.name))  # inside a kernel for good, whatever simplify finds
         elif n.op is Op.ASSIGN:
             place[n] = new = src[0]
             stores.append((n, _store(src[0], src[1].src[1:], src[2], src[3:])))

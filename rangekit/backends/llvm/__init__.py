@@ -43,24 +43,36 @@ class CpuDevice:
 
 
 class _Launch:
-    """A call of the compiled function; keeps its code alive."""
+    """A call of the compiled function; keeps its code alive. Any number of threads may call it at once."""
 
     def __init__(self, nest: Nest, code: engine.Code) -> None:
         self._code = code
         self._entry = _ENTRY(code.address)
-        self._block = ctypes.c_void_p * (len(nest.params) + 1)
         self._dtypes = {s.number: s.value.dtype.numpy for s in walk(nest.body) if isinstance(s, Print)}
+        self._block = ctypes.c_void_p * (len(nest.params) + bool(self._dtypes))
 
     def __call__(self, buffers: Sequence[Array], fault: Array, printer: Printer | None = None) -> None:
-        shown = _PRINTER(self._shower(printer)) if printer is not None else None
-        last = ctypes.cast(shown, ctypes.c_void_p).value if shown is not None else None
-        block = self._block(*(b.ctypes.data for b in buffers), last)
-        self._entry(ctypes.addressof(block), fault.ctypes.data)
+        pointers = [b.ctypes.data for b in buffers]
+        if not self._dtypes:
+            self._entry(self._block(*pointers), fault.ctypes.data)
+            return
+        failed: list[BaseException] = []
+        show = _PRINTER(self._shower(printer, failed))
+        self._entry(self._block(*pointers, ctypes.cast(show, ctypes.c_void_p).value), fault.ctypes.data)
+        if failed:
+            raise failed[0]
 
-    def _shower(self, printer: Printer) -> Any:
+    def _shower(self, printer: Printer | None, failed: list[BaseException]) -> Any:
+        """What the kernel calls. An exception cannot pass through the kernel: the first is kept, the rest not shown."""
+
         def show(number: int, count: int, indices: Any, bits: int) -> None:
-            dtype = self._dtypes[number]
-            raw = (bits & (2**64 - 1)).to_bytes(8, "little")[: dtype.itemsize]
-            printer(number, tuple(indices[:count]), np.frombuffer(raw, dtype)[0])
+            if printer is None or failed:
+                return
+            try:
+                dtype = self._dtypes[number]
+                stored = (bits & (2**64 - 1)).to_bytes(8, "little")[: dtype.itemsize]
+                printer(number, tuple(indices[:count]), np.frombuffer(stored, dtype)[0])
+            except BaseException as err:
+                failed.append(err)
 
         return show

@@ -1,13 +1,20 @@
-"""LLVM itself, loaded at first use: the host's target machine, the passes, code that lives as long as its owner."""
+"""LLVM itself, loaded at first use: the host's target machine, the passes, code that lives as long as its owner.
+
+A fatal error inside LLVM aborts the process, so what the host lacks is found before LLVM sees the text.
+"""
 
 from __future__ import annotations
 
 import ctypes.util
 import threading
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from rangekit.errors import CompileError
+
+# The text is explicit already, so that more passes cost time and gain none. Inlining brings ``noalias`` into force.
+PASSES = ("always_inliner", "sroa", "simplify_cfg")
 
 _lock = threading.RLock()  # llvmlite's contexts are shared by the process
 
@@ -24,10 +31,15 @@ def _llvm() -> Any:
     return llvm
 
 
+@cache
+def _features() -> Mapping[str, bool]:
+    return dict(_llvm().get_host_cpu_features())
+
+
 def _machine(jit: bool) -> Any:
     llvm = _llvm()
     target = llvm.Target.from_default_triple()
-    features = llvm.get_host_cpu_features().flatten()
+    features = ",".join(("+" if on else "-") + name for name, on in sorted(_features().items()))
     return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=2, jit=jit)
 
 
@@ -42,19 +54,30 @@ def host() -> str:
         return str(_llvm().get_host_cpu_name())
 
 
+def lacking(text: str, triple: str, features: Mapping[str, bool]) -> str | None:
+    """What a module needs and the machine has not, in words; None if nothing."""
+    if triple.startswith(("x86_64", "i386", "i686")) and " half " in text and not features.get("f16c"):
+        return "conversions of float16 (F16C)"
+    return None
+
+
 def _module(text: str, machine: Any) -> Any:
     llvm = _llvm()
+    missing = lacking(text, machine.triple, _features())
+    if missing is not None:
+        raise CompileError(f"this CPU has no {missing}", help="compute in float32, or use the device 'python'")
     try:
         module = llvm.parse_assembly(text)
         module.verify()
     except RuntimeError as err:
         raise CompileError(f"LLVM refuses the kernel: {err}", help="this is a bug of rangekit") from err
-    module.triple = llvm.get_process_triple()
+    module.triple = machine.triple
     module.data_layout = str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(2)
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False  # it costs time
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(2))
+    passes = llvm.create_new_module_pass_manager()
+    for name in PASSES:
+        getattr(passes, f"add_{name}_pass")()
+    passes.run(module, builder)
     return module
 
 
@@ -71,7 +94,7 @@ class Code:
     def __init__(self, text: str) -> None:
         with _lock:
             llvm = _llvm()
-            machine = _machine(jit=True)
+            machine = _machine(jit=True)  # the engine owns it; making one takes less than a millisecond
             self._engine = llvm.create_mcjit_compiler(_module(text, machine), machine)
             self._engine.finalize_object()
             self.address: int = self._engine.get_function_address("kernel")
