@@ -96,7 +96,9 @@ class Program:
             op = pick.choice(("add", "sub", "mul", "max", "min"))
             return ("binary", op, self.scalar(depth - 1, bound), self.scalar(depth - 1, bound))
         if kind < 0.42:
-            return ("unary", pick.choice(("tanh", "abs", "neg", "floordiv", "mod")), self.scalar(depth - 1, bound))
+            op = pick.choice(("tanh", "abs", "neg", "floordiv", "mod"))
+            exact = op in ("floordiv", "mod")  # of elements only: how a sum rounds must not decide an integer
+            return ("unary", op, self.load() if exact else self.scalar(depth - 1, bound))
         if kind < 0.52:
             a, b = pick.randrange(4), pick.randrange(4)
             return (

@@ -13,7 +13,7 @@ from rangekit.ir.uop import toposort
 from tests.generator import Builder, Loops, Program
 
 spec.CHECK = True
-CHUNK, CHUNKS = 20, 16
+CHUNK, CHUNKS = 20, 32
 
 
 def kernel_of(program: Program, device: str) -> Any:

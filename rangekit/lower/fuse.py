@@ -173,16 +173,17 @@ def _inside(root: UOp, nests: Nests) -> frozenset[UOp]:
 def _shrink(sink: UOp, b: UOp, axes: tuple[int, ...], uses: list[UOp], carry: Carry) -> UOp:
     """The buffer over its other axes only, in local memory, inside the loops of ``axes``."""
     mapping = {b.src[1 + a]: uses[0].src[1 + a] for a in axes}
-    body = substitute(b.src[0], mapping)
-    carry_tree(b.src[0], body, carry)
     rest = [a for a in range(b.ndim) if a not in axes]
-    if rest:
-        kept = UOp(Op.BUFFERIZE, b.dtype, (body, *(b.src[1 + a] for a in rest)), Storage("local", b.arg.name))
+    inside = b.src[0]
+    if rest:  # first without the axes, then in terms of the loops: a loop must not be captured by an axis that stays
+        inside = UOp(Op.BUFFERIZE, b.dtype, (inside, *(b.src[1 + a] for a in rest)), Storage("local", b.arg.name))
+    kept = substitute(inside, mapping)
+    carry_tree(inside, kept, carry)
     memo: dict[UOp, UOp] = {}
     for n in toposort(sink):
         src = tuple(memo[s] for s in n.src)
         if n in uses:
-            new = UOp(Op.INDEX, n.dtype, (kept, *(src[1 + a] for a in rest))) if rest else body
+            new = UOp(Op.INDEX, n.dtype, (kept, *(src[1 + a] for a in rest))) if rest else kept
             carry(n, new)
         else:
             new = n if src == n.src else n.replace(src=src)
