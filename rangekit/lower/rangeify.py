@@ -2,8 +2,8 @@
 
 ``value(node, index)`` is the element of ``node`` at ``index``, memoised. Consumers are visited first, to learn at
 which indices each tensor is wanted: one that is wanted at several gets a removable BUFFERIZE at once (a cheap leaf
-excepted), so a stack of stencils stays as small as it was written; only *fuse* inlines. A shaped reduction gets one
-too, since its index may repeat. Movement ops leave index arithmetic behind and nothing else.
+excepted), so a stack of stencils stays as small as it was written; only *fuse* inlines. A shaped reduction always gets
+one: its index may repeat, and may hold the very range that the reduction binds. Movement ops leave index arithmetic behind and nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.binding import substitute
 from rangekit.ir.bounds import bounds
 from rangekit.ir.ops import MOVEMENT, Op
 from rangekit.ir.spec import arity, binding
@@ -25,25 +24,7 @@ LEAVES = frozenset({Op.PARAM, Op.BUFFER, Op.BUFFERIZE, Op.ASSIGN, Op.CONST, Op.R
 
 def rangeify(sink: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
     """The program with scalars over ranges only; ``carry(old, new)`` learns which node became which."""
-    sink = _own_names(sink, carry)
     return _Rangeify(sink, carry).run(sink)
-
-
-def _own_names(sink: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
-    """Shaped reductions get ranges of their own: an index from outside can then never be captured by one."""
-    memo: dict[UOp, UOp] = {}
-    for n in toposort(sink):
-        new = n.replace(src=tuple(memo[s] for s in n.src)) if any(memo[s] is not s for s in n.src) else n
-        if n.op is Op.REDUCE and n.shape:
-            bound = binding(new)
-            assert bound is not None
-            values, ranges = new.src[: bound[1]], new.src[bound[1] :]
-            fresh = {r: new_range(r.extent, r.arg.name) for r in ranges}
-            new = new.replace(src=(*(substitute(v, fresh) for v in values), *fresh.values()))
-        if new is not n:
-            carry(n, new)
-        memo[n] = new
-    return memo[sink]
 
 
 class _Rangeify:

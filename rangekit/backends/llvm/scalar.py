@@ -83,14 +83,14 @@ def _int_abs(e: Emitter, d: DType, args: Sequence[str]) -> str:
 
 
 def _shift(word: str, past_signed: str | None = None) -> Row:
-    """``word`` is defined for counts below the width only; past it the result is 0, or the sign."""
+    """``word`` gives poison for a count past the width, which a select may leave behind: 0, or the sign."""
 
     def row(e: Emitter, d: DType, args: Sequence[str]) -> str:
         kind, (x, count) = TYPES[d], args
         past = e.make(f"icmp uge {kind} {count}, {d.bits}")
         if past_signed is not None and d.kind in "ix":
             return e.make(f"{past_signed} {kind} {x}, {e.select(past, kind, str(d.bits - 1), count)}")
-        return e.select(past, kind, "0", e.make(f"{word} {kind} {x}, {e.select(past, kind, '0', count)}"))
+        return e.select(past, kind, "0", e.make(f"{word} {kind} {x}, {count}"))
 
     return row
 
