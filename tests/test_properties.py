@@ -93,3 +93,29 @@ def test_one_kernel_called_with_many_layouts_answers_for_each(device: str) -> No
         want = (x.astype(np.float64) * (np.arange(x.shape[1]) + 1)).sum(axis=1)
         np.testing.assert_allclose(fn(x), want)
     assert calls == len(layouts)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_buffer_is_read_at_the_ranges_it_was_closed_over_in_other_places(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(2, 6)), int(rng.integers(1, 4))
+    x, y = rng.uniform(-1, 1, (2, n, m)).astype(np.float32)
+    turn, swap = int(rng.integers(0, n)), bool(seed % 2)
+
+    def fn(x: Any, y: Any) -> Any:
+        i, j, k = rk.ranges(n, n, m)
+        t = rk.bufferize(rk.sum(x[i, k] * y[j, k] * (i + 1), k), i, j)
+        first, second = (j, i) if swap else (i, j)
+        value = t[first, (second + turn) % n] * t[first, second] - rk.max(t[first, i], i)
+        return rk.bufferize(value, i, j)
+
+    t = (x.astype(np.float64) * (np.arange(n) + 1)[:, None]) @ y.T.astype(np.float64)
+    want = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            first, second = (j, i) if swap else (i, j)
+            want[i, j] = t[first, (second + turn) % n] * t[first, second] - (
+                t[first].max() if swap else t.diagonal().max()
+            )  # i is bound
+    for device in ("cpu", "python"):
+        close(rk.kernel(fn, device=device)(x, y), want, device)

@@ -3,7 +3,8 @@
 ``value(node, index)`` is the element of ``node`` at ``index``, memoised. Consumers are visited first, to learn at
 which indices each tensor is wanted: one that is wanted at several gets a removable BUFFERIZE at once (a cheap leaf
 excepted), so a stack of stencils stays as small as it was written; only *fuse* inlines. A shaped reduction always gets
-one: its index may repeat, and may hold the very range that the reduction binds. Movement ops leave index arithmetic behind and nothing else.
+one: its index may repeat, and may hold the very range that the reduction binds. Movement ops leave index arithmetic
+behind and nothing else.
 """
 
 from __future__ import annotations
