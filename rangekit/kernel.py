@@ -21,7 +21,7 @@ from rangekit.ir.text import dump
 from rangekit.ir.uop import ParamId, UOp, by_uid, toposort
 from rangekit.lang import trace
 from rangekit.lang.storage import materialized
-from rangekit.lang.tensor import Array, Runtime, Tensor, array_of, lift, settle, stored
+from rangekit.lang.tensor import Array, Runtime, Tensor, array_of, home_of, lift, readers, settle, stored
 from rangekit.lower.pipeline import wanted
 from rangekit.lowered import Lowering
 from rangekit.program import Program, device_named
@@ -416,6 +416,13 @@ def _realize(x: Tensor) -> None:
             while len(_programs) > MAX_PROGRAMS:
                 _programs.popitem(last=False)
     (array,) = program.run(arrays)
+    home = home_of(x)
+    if home is not None:  # a write: whoever still reads the old contents is computed first
+        for reader in readers(home):
+            if reader is not x and home_of(reader) is not home:
+                reader.realize()
+        np.copyto(home, array)
+        array = home
     settle(x, array)
 
 

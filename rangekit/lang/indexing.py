@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from rangekit.errors import BoundsError, DtypeError, RangekitError, ShapeError
 from rangekit.ir import dtype as dt
 from rangekit.ir.ops import Op
-from rangekit.ir.uop import UOp, by_uid, cast, idx
+from rangekit.ir.uop import UOp, by_uid, cast, idx, toposort
 from rangekit.lang import trace
 from rangekit.lang.movement import broadcast_to, flip, permute_dims, reshape, slice_axis
 from rangekit.lang.storage import materialized
@@ -19,6 +20,7 @@ from rangekit.lang.tensor import (
     broadcast_node,
     broadcast_shapes,
     converted,
+    home_of,
     lift,
     made,
     method,
@@ -172,14 +174,41 @@ def assign(place: Tensor, value: Any, /) -> Tensor:
     """
     if not isinstance(place, Tensor):
         raise DtypeError("assign writes to a Tensor's place: rk.assign(x[i], v)")
-    node = trace.note(assigned(base_of(place.node), place, value))
+    base = base_of(place.node)
+    if trace.current() is None:
+        return _outside(Tensor(base), _over(place.node, base), value)
+    node = trace.note(assigned(base, place, value))
     _effect(node)
     return Tensor(node)
+
+
+def _outside(x: Tensor, place: Callable[[UOp], UOp], value: Any) -> Tensor:
+    """A write outside kernels: a new value, which goes to the memory of ``x`` when it is realized."""
+    copy = materialized(x)
+    out = Tensor(trace.note(assigned(copy.node, Tensor(place(copy.node)), value)))
+    rebind(out, out.node, home_of(x))
+    return out
+
+
+def _over(view: UOp, base: UOp) -> Callable[[UOp], UOp]:
+    """The view as a function of its base."""
+
+    def of(new: UOp) -> UOp:
+        memo: dict[UOp, UOp] = {base: new}
+        for n in toposort(view, into=lambda n: n is not base):
+            memo.setdefault(n, n if n is base else n.replace(src=tuple(memo.get(s, s) for s in n.src)))
+        return memo[view]
+
+    return of
 
 
 @method("__setitem__")
 def setitem(x: Tensor, key: Any, value: Any) -> None:
     """``x[key] = v``: the name x now stands for the new contents; Tensors read from it before keep the old."""
+    if trace.current() is None:
+        written = _outside(x, lambda base: getitem(Tensor(base), key).node, value)
+        rebind(x, written.node, home_of(written))
+        return
     base = x.node if x.node.op in (Op.PARAM, Op.BUFFER, Op.BUFFERIZE, Op.ASSIGN) else materialized(x).node
     node = trace.note(assigned(base, getitem(Tensor(base), key), value))
     _effect(node)

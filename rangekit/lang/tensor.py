@@ -10,7 +10,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from rangekit.errors import DtypeError, RangekitError, ShapeError
 from rangekit.ir import dtype as dt
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import Op
-from rangekit.ir.uop import UOp, by_uid, cast, const, new_buffer
+from rangekit.ir.uop import UOp, by_uid, cast, const, new_buffer, toposort
 from rangekit.lang import trace
 from rangekit.source import assigned_names
 
@@ -27,6 +27,7 @@ Weak = Literal["int", "float"] | None
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _arrays: WeakKeyDictionary[UOp, Array] = WeakKeyDictionary()  # the memory behind concrete BUFFER nodes
+_lazy: WeakSet[Tensor] = WeakSet()  # Tensors made outside kernels
 
 
 class Runtime:
@@ -50,7 +51,7 @@ class Tensor:
     array([3., 7.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_node", "_weak")
+    __slots__ = ("__weakref__", "_home", "_node", "_weak")
     __array_priority__ = 1000  # NumPy hands `ndarray + Tensor` to us
 
     if TYPE_CHECKING:  # attached by the modules that define them; here for type checkers and editors
@@ -130,6 +131,9 @@ class Tensor:
     def __init__(self, node: UOp, weak: Weak = None) -> None:
         self._node = node
         self._weak: Weak = "int" if node.dtype is dt.index else weak
+        self._home: Array | None = None  # memory that a write outside a kernel goes to when this is realized
+        if trace.current() is None:
+            _lazy.add(self)
 
     @property
     def node(self) -> UOp:
@@ -362,12 +366,29 @@ def array_of(node: UOp) -> Array | None:
 def settle(x: Tensor, array: Array) -> None:
     """Make ``x`` concrete: from now on it is the value in ``array``."""
     x._node = from_array(array)._node
-    x._weak = None
+    x._weak = x._home = None
 
 
-def rebind(x: Tensor, node: UOp) -> None:
-    """Give the Python object ``x`` another value (``x[...] = v``)."""
-    x._node = node
+def rebind(x: Tensor, node: UOp, home: Array | None = None) -> None:
+    """Give the Python object ``x`` another value (``x[...] = v``), which belongs in ``home`` once it is known."""
+    x._node, x._home = node, home
+
+
+def home_of(x: Tensor) -> Array | None:
+    """The memory that ``x`` is, or is to be written to."""
+    return x._home if x._home is not None else _arrays.get(x._node)
+
+
+def readers(memory: Array) -> list[Tensor]:
+    """Tensors not yet computed that read an array: they want its contents as they are now."""
+    found = []
+    for t in list(_lazy):
+        if t._node in _arrays or t._node.ranges:
+            continue
+        sources = (_arrays.get(n) for n in toposort(t._node) if n.op is Op.BUFFER)
+        if any(a is not None and np.may_share_memory(a, memory) for a in sources):
+            found.append(t)
+    return found
 
 
 def lift(value: Any) -> Tensor:

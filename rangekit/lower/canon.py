@@ -1,8 +1,8 @@
 """Rename bound ranges so that equal reductions are equal nodes and siblings share a range.
 
-Each reduction's range becomes the first range of its size that is not open in its body, names the user wrote before
-hidden ones. NumPy-style code and range-written code then give one graph. Outer before inner: a rename that captures
-gives the inner reduction a new range, which its own turn makes canonical.
+Each reduction's range becomes the first range of its size that is not open in its body: names the user wrote before
+hidden ones, the loops of the results before others. NumPy-style code and range-written code then give one graph.
+Outer before inner: a rename that captures gives the inner reduction a new range, which its own turn makes canonical.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def canon(sink: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
     """The graph with canonical bound ranges."""
     candidates: dict[int, list[UOp]] = {}
     found = (n for n in toposort(sink) if n.op is Op.RANGE)
-    for r in sorted(found, key=lambda r: (r.arg.name is None, r.arg.uid)):
+    results = {r for s in sink.src if s.op is Op.BUFFERIZE for r in s.src[1:]}
+    for r in sorted(found, key=lambda r: (r.arg.name is None, r not in results, r.arg.uid)):
         candidates.setdefault(r.extent, []).append(r)
     done: dict[UOp, UOp] = {}
     renamed: dict[UOp, UOp] = {}

@@ -295,7 +295,7 @@ def _mixed_radix(flat: UOp, ranges: list[UOp]) -> bool:
 
 
 def _iteration(at: Iterable[tuple[UOp, int]]) -> str:
-    return ", ".join(f"{r.arg.name} = {v}" for r, v in at if r.arg.name)
+    return ", ".join(f"{r.arg.name or 'an unnamed Range'} = {v}" for r, v in at)
 
 
 def _array_name(n: UOp) -> str:

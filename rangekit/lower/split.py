@@ -135,11 +135,19 @@ def _copy_first(sink: UOp, base: UOp, write: UOp, late: list[UOp], carry: Carry)
 
 
 def _redirect(node: UOp, base: UOp, copy: UOp, carry: Carry) -> UOp:
+    """``node`` reading ``copy`` where it reads ``base`` itself; what other nests read is theirs."""
+
+    def theirs(n: UOp) -> bool:
+        return n is copy or is_buffer(n) or n.op is Op.ASSIGN
+
     memo: dict[UOp, UOp] = {}
-    for n in toposort(node, into=lambda m: m is not copy and not is_buffer(m) and m.op is not Op.ASSIGN):
-        src = tuple(memo.get(s, s) for s in n.src)
-        memo[n] = copy if n is base else n if src == n.src else n.replace(src=src)
-        if memo[n] is not n and n is not base:
+    for n in toposort(node, into=lambda n: not theirs(n)):
+        if n is base or theirs(n):
+            memo[n] = copy if n is base else n
+            continue
+        src = tuple(memo[s] for s in n.src)
+        memo[n] = n if src == n.src else n.replace(src=src)
+        if memo[n] is not n:
             carry(n, memo[n])
     return memo[node]
 
