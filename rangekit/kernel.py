@@ -172,7 +172,7 @@ class _Call:
             for n, (s, name) in enumerate(zip(self.slots, _unique(self.names), strict=True))
         ]
         given = iter(
-            Tensor(_scalar(p) if s.kind != "array" else p, None if s.kind == "array" else s.kind)  # type: ignore[arg-type]
+            Tensor(p, None if s.kind == "array" else s.kind)  # type: ignore[arg-type]
             for p, s in zip(params, self.slots, strict=True)
         )
         for name, value in self.bound.arguments.items():
@@ -286,10 +286,6 @@ def _unique(names: list[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         out.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
     return out
-
-
-def _scalar(param: UOp) -> UOp:
-    return param
 
 
 def _result(leaf: Any, path: str, positions: Mapping[UOp, Position], results: list[UOp]) -> int:

@@ -31,26 +31,6 @@ def evaluate(root: UOp, env: Mapping[UOp, Array], *, strict: bool = False) -> Ar
     return _Evaluator(env, strict).value(root)
 
 
-def run(sink: UOp, env: dict[UOp, Array]) -> None:
-    """Execute a SINK of KERNELs: each STORE writes its buffer in ``env``, row-major over its ranges."""
-    for kernel in sink.src:
-        todo = []
-        evaluator = _Evaluator(env, False)
-        for store in (s for s in kernel.src if s.op is Op.STORE):
-            place, value, ranges = store.src[0], store.src[1], store.src[2:]
-            target = place.src[0]
-            if target not in env:
-                env[target] = np.zeros(target.shape, target.dtype.numpy)
-            sizes = tuple(r.extent for r in ranges)
-            index = [evaluator.over(i, ranges) for i in place.src[1:]]
-            todo.append((target, index, np.broadcast_to(evaluator.over(value, ranges), sizes), sizes))
-        for target, index, values, sizes in todo:
-            for at in np.ndindex(*sizes):
-                where = tuple(int(np.broadcast_to(i, sizes)[at]) for i in index)
-                if all(0 <= w < s for w, s in zip(where, target.shape, strict=True)):
-                    env[target][where] = values[at]
-
-
 class _Evaluator:
     def __init__(self, env: Mapping[UOp, Array], strict: bool) -> None:
         self.env, self.strict = env, strict
