@@ -47,6 +47,7 @@ class Op(Enum):
     CAST = "cast"
     BITCAST = "bitcast"
     WHERE = "where"
+    FMA = "fma"  # src: a, b, c; a * b + c, rounded once
     IN_RANGE = "in_range"  # src: x, lo, hi; x, with the promise lo <= x < hi
 
     ADD = "add"
@@ -122,7 +123,8 @@ MATH = frozenset(
 )  # fmt: skip
 UNARY = frozenset({Op.NEG, Op.NOT, Op.ABS}) | TESTS | ROUNDING | MATH
 BINARY = ARITH | INT_ARITH | FLOAT_BINARY | {Op.POW} | BITS | SHIFTS | COMPARE
-ELEMENTWISE = UNARY | BINARY | {Op.CAST, Op.BITCAST, Op.WHERE, Op.IN_RANGE}
+TERNARY = frozenset({Op.FMA})  # floats of one type, to that type
+ELEMENTWISE = UNARY | BINARY | TERNARY | {Op.CAST, Op.BITCAST, Op.WHERE, Op.IN_RANGE}
 MOVEMENT = frozenset({Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.PAD, Op.SHRINK, Op.FLIP})
 STORAGE = frozenset({Op.PARAM, Op.BUFFER, Op.BUFFERIZE, Op.ASSIGN})
 EXPENSIVE = (MATH - {Op.SQRT}) | {Op.POW, Op.ATAN2, Op.REDUCE}

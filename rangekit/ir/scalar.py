@@ -29,7 +29,8 @@ import numpy as np
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.dtype import DType
-from rangekit.ir.ops import FLOAT_BINARY, MATH, ROUNDING, TESTS, Op
+from rangekit.ir.fma import fma
+from rangekit.ir.ops import FLOAT_BINARY, MATH, ROUNDING, TERNARY, TESTS, Op
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Meaning = Callable[..., Any]  # of arrays or NumPy scalars, to one
@@ -150,6 +151,7 @@ _FLOAT: dict[Op, Meaning] = {
     Op.IDIV: np.floor_divide,          Op.MOD: np.remainder,              Op.POW: _float_pow,
     Op.MAX: _float_max,                Op.MIN: _float_min,
     Op.DIV: operator.truediv,          Op.ATAN2: np.arctan2,
+    Op.FMA: fma,
     Op.ISNAN: np.isnan,                Op.ISFINITE: np.isfinite,
     Op.FLOOR: np.floor,  Op.CEIL: np.ceil,  Op.TRUNC: np.trunc,  Op.ROUND: np.rint,
     Op.SQRT: np.sqrt,    Op.EXP: np.exp,    Op.EXPM1: np.expm1,  Op.ERF: _erf,
@@ -160,7 +162,7 @@ _FLOAT: dict[Op, Meaning] = {
     Op.ASINH: np.arcsinh, Op.ACOSH: np.arccosh, Op.ATANH: np.arctanh,
 }
 # fmt: on
-assert _FLOAT.keys() >= MATH | ROUNDING | TESTS | FLOAT_BINARY
+assert _FLOAT.keys() >= MATH | ROUNDING | TESTS | FLOAT_BINARY | TERNARY
 
 
 # Conversions

@@ -27,6 +27,7 @@ from rangekit.ir.ops import (
     ROUNDING,
     SHIFTS,
     STORAGE,
+    TERNARY,
     TESTS,
     UNARY,
     Op,
@@ -207,12 +208,12 @@ SPEC: dict[Op, Row] = {
 
 
 def _alu_row(op: Op) -> Row:
-    count = 1 if op in UNARY else 2
+    count = 1 if op in UNARY else 3 if op in TERNARY else 2
 
     def check(n: UOp) -> bool:
         x = n.src[0].dtype
         kind = (
-            x.is_float if op in MATH | FLOAT_BINARY | TESTS | ROUNDING
+            x.is_float if op in MATH | FLOAT_BINARY | TESTS | ROUNDING | TERNARY
             else x.is_int if op in SHIFTS
             else x.is_int or x.kind == "b" if op in BITS | {Op.NOT}
             else x.is_int or x.is_float if op in ARITH | INT_ARITH | {Op.POW, Op.NEG, Op.ABS}
@@ -224,6 +225,6 @@ def _alu_row(op: Op) -> Row:
     return Row(f"{count} of one type", _elementwise_shape, check)
 
 
-SPEC.update({op: _alu_row(op) for op in (UNARY | BINARY) if op not in SPEC})
+SPEC.update({op: _alu_row(op) for op in (UNARY | BINARY | TERNARY) if op not in SPEC})
 assert set(SPEC) == set(Op), set(Op) - set(SPEC)
 assert set(SPEC) >= ELEMENTWISE | STORAGE

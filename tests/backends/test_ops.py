@@ -11,7 +11,7 @@ from rangekit.ir import dtype as dt
 from rangekit.ir import spec
 from rangekit.ir.dtype import DType
 from rangekit.ir.nest import Loop, Nest, Store
-from rangekit.ir.ops import BINARY, COMPARE, TESTS, UNARY, Op
+from rangekit.ir.ops import BINARY, COMPARE, TERNARY, TESTS, UNARY, Op
 from rangekit.ir.scalar import apply
 from rangekit.ir.uop import ParamId, UOp, idx, new_range
 
@@ -47,10 +47,14 @@ def elementwise(op: Op, out: DType, arrays: list[np.ndarray[Any, Any]], src: tup
 def legal(op: Op, d: DType) -> bool:
     out = dt.bool_ if op in COMPARE | TESTS else d
     try:
-        UOp(op, out, tuple(UOp(Op.VAR, d, (), ("t", k, "t")) for k in range(1 if op in UNARY else 2)))
+        UOp(op, out, tuple(UOp(Op.VAR, d, (), ("t", k, "t")) for k in range(operands(op))))
     except spec.SpecError:
         return False
     return True
+
+
+def operands(op: Op) -> int:
+    return 1 if op in UNARY else 3 if op in TERNARY else 2
 
 
 def check(device: str, op: Op, out: DType, arrays: list[np.ndarray[Any, Any]], src: tuple[DType, ...]) -> None:
@@ -71,11 +75,11 @@ def check(device: str, op: Op, out: DType, arrays: list[np.ndarray[Any, Any]], s
 @pytest.mark.parametrize("d", dt.STORED, ids=str)
 def test_every_op_means_what_the_scalar_table_says(device: str, d: DType) -> None:
     tried = 0
-    for op in sorted(UNARY | BINARY, key=lambda op: op.value):
+    for op in sorted(UNARY | BINARY | TERNARY, key=lambda op: op.value):
         if not legal(op, d):
             continue
         a = values(d)
-        arrays = [a] if op in UNARY else [np.repeat(a, 16), np.tile(a, 16)]
+        arrays = [column.ravel() for column in np.meshgrid(*[a] * operands(op), indexing="ij")]
         out = dt.bool_ if op in COMPARE | TESTS else d
         check(device, op, out, arrays, (d,) * len(arrays))
         tried += 1

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.ops import BINARY, COMPARE, FLOAT_BINARY, MATH, ROUNDING, TESTS, UNARY, Op
+from rangekit.ir.ops import BINARY, COMPARE, FLOAT_BINARY, MATH, ROUNDING, TERNARY, TESTS, UNARY, Op
 from rangekit.ir.text import dump, parse
 from rangekit.ir.uop import (
     BufferId,
@@ -37,9 +37,9 @@ def program() -> UOp:
     read = UOp(Op.INDEX, dt.float32, (a, gated, UOp(Op.GUARD, dt.index, (j,), (0, 1, 3))))
     checked = UOp(Op.IN_RANGE, dt.int32, (at, const(0, dt.int32), const(4, dt.int32)))
     floats, ints = [read, const(math.inf, dt.float32)], [checked, const(-3, dt.int32)]
-    for op in sorted(UNARY | BINARY, key=lambda o: o.value):
-        pool = floats if op in MATH | ROUNDING | TESTS | FLOAT_BINARY or op is Op.POW else ints
-        node = alu(op, *pool[: 1 if op in UNARY else 2])
+    for op in sorted(UNARY | BINARY | TERNARY, key=lambda o: o.value):
+        pool = floats if op in MATH | ROUNDING | TESTS | FLOAT_BINARY | TERNARY or op is Op.POW else ints
+        node = alu(op, *pool[: 1 if op in UNARY else 3 if op in TERNARY else 2])
         if op in COMPARE | TESTS:
             node = UOp(Op.WHERE, pool[0].dtype, (node, pool[0], pool[1]))
         pool.insert(0, node)
