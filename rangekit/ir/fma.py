@@ -55,7 +55,7 @@ def _finite(a: Array, b: Array, c: Array) -> Array:
     top, rest = _sum(z, low)
     near, over = _sum(high, top)
     total = near + _odd_sum(over, rest)
-    result = np.ldexp(total, scale)
+    result: Array = np.ldexp(total, scale)
     for n in np.flatnonzero((np.abs(result) < 2.0**-1021) & (total != 0)):
         result[n] = float(Fraction(a[n]) * Fraction(b[n]) + Fraction(c[n]))
     return result
@@ -88,5 +88,5 @@ def _odd_sum(a: Array, b: Array) -> Array:
     bits = total.view(np.int64)
     even = (lost != 0) & np.isfinite(total) & (bits & 1 == 0)
     away = (lost > 0) == (total > 0)
-    odd = np.where(even, bits + np.where(away, 1, -1), bits).view(np.float64)
+    odd: Array = np.where(even, bits + np.where(away, 1, -1), bits).view(np.float64)
     return odd.reshape(np.shape(lost))

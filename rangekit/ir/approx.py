@@ -1,0 +1,77 @@
+"""Math functions as expressions over basic operations, so that they vectorise; their greatest errors, measured.
+
+``expand`` gives an expression that is right for every input, ``cheap`` one that is right under a condition. Neither has
+a branch, a table or a call: a lane of a vector is computed as any other. The interpreter does not use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rangekit.ir import approx_exp, approx_log, approx_trig
+from rangekit.ir import dtype as dt
+from rangekit.ir.approx_build import FORMATS, Format, Value
+from rangekit.ir.dtype import DType
+from rangekit.ir.ops import Op
+from rangekit.ir.uop import UOp
+
+Formula = Callable[[Value, Format], Value]
+_BASES = {Op.LOG: 0, Op.LOG2: 2, Op.LOG10: 10}
+_TRIG = (Op.SIN, Op.COS, Op.TAN)
+_UNARY: dict[Op, Formula] = {
+    Op.EXP: approx_exp.exp,
+    Op.EXPM1: approx_exp.expm1,
+    Op.SINH: approx_exp.sinh,
+    Op.COSH: approx_exp.cosh,
+    Op.TANH: approx_exp.tanh,
+    Op.ERF: approx_exp.erf,
+    Op.LOG1P: approx_log.log1p,
+}
+
+
+def expand(n: UOp) -> UOp | None:
+    """The same value from basic operations, for every input; None where there is none (then it is a call).
+
+    Half types are computed in float32 and rounded.
+    """
+    if n.dtype.is_half:
+        made = expand(_widened(n))
+        return None if made is None else UOp(Op.CAST, n.dtype, (made,))
+    f = FORMATS.get(n.dtype)
+    if f is None:
+        return None
+    x = Value(n.src[0])
+    if n.op in _BASES:
+        return approx_log.logarithm(x, f, _BASES[n.op]).node
+    if n.op in _TRIG:
+        value = approx_trig.far(n.op, x, f)
+        return None if value is None else value.node
+    return _UNARY[n.op](x, f).node if n.op in _UNARY else None
+
+
+def cheap(n: UOp) -> tuple[UOp, UOp] | None:
+    """A condition and a shorter expression that is the same value where it holds; None where there is none.
+
+    Where it does not hold for each lane of a vector, the value is ``expand``'s, or a call.
+    """
+    if n.dtype.is_half:
+        made = cheap(_widened(n))
+        return None if made is None else (made[0], UOp(Op.CAST, n.dtype, (made[1],)))
+    f = FORMATS.get(n.dtype)
+    if f is None:
+        return None
+    x = Value(n.src[0])
+    if n.op in _BASES:
+        condition, value = approx_log.plain(x, f, _BASES[n.op])
+    elif n.op in _TRIG:
+        condition, value = approx_trig.near(n.op, x, f)
+    else:
+        return None
+    return condition.node, value.node
+
+
+def _widened(n: UOp) -> UOp:
+    return UOp(n.op, dt.float32, tuple(UOp(Op.CAST, dt.float32, (s,)) for s in n.src), n.arg)
+
+
+MAX_ULP: dict[tuple[Op, DType], float] = {}
