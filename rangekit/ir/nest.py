@@ -29,13 +29,22 @@ class Let:
 
 @dataclass(frozen=True)
 class Loop:
-    """``for var in lo..hi`` (hi excluded; no iteration where hi <= lo). ``range`` is the RANGE it runs."""
+    """``for var in lo..hi`` (hi excluded; no iteration where hi <= lo). ``range`` is the RANGE it runs.
+
+    ``kind`` says how, never what: "loop" one after another; "unroll" the body written ``width`` times; "upcast" the
+    iterations in step, statement by statement, values in registers of their own; "vector" the same, in the lanes of
+    vectors; "thread" in chunks of ``width`` over threads, in any order. For "upcast" and "vector" ``lo`` is 0 and
+    ``hi`` at most ``width``, a constant.
+    """
 
     var: UOp
     range: UOp
     lo: UOp
     hi: UOp
     body: tuple[Stmt, ...]
+    kind: str = "loop"
+    width: int = 0
+    lanes: int = 1  # elements of one vector, a divisor of ``width``
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Store:
     value: UOp
     update: str | None = None
     operand: UOp | None = None
+    stream: bool = False  # past the caches, for what nothing reads soon
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,15 @@ class Print:
     when: UOp
 
 
-Stmt = Let | Loop | Store | Scratch | Guard | Print
+@dataclass(frozen=True)
+class Prefetch:
+    """Ask for the cache line of ``buffer[index]``, which need not exist; changes nothing."""
+
+    buffer: UOp
+    index: tuple[UOp, ...]
+
+
+Stmt = Let | Loop | Store | Scratch | Guard | Print | Prefetch
 
 
 @dataclass(frozen=True)
@@ -140,6 +158,8 @@ def operands(stmt: Stmt) -> tuple[UOp, ...]:
         return (stmt.lo, stmt.hi)
     if isinstance(stmt, Store):
         return (*stmt.index, stmt.value)
+    if isinstance(stmt, Prefetch):
+        return stmt.index
     if isinstance(stmt, Guard):
         return (stmt.ok, stmt.value)
     if isinstance(stmt, Print):

@@ -16,6 +16,17 @@ class Target:
     lane_bytes: int = 1 << 18  # of accumulators that one reduction may keep
     memory_bytes: int = 16 << 30
     byte_cost: int = 4
+    vector_bytes: int = 32  # of one register
+    registers: int = 16  # vector registers
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 512 << 10
+    l3_bytes: int = 16 << 20
+    parallel: bool = True  # whether loops may run on threads
+
+    @property
+    def vector_lanes(self) -> int:
+        """float32 elements of a register."""
+        return self.vector_bytes // 4
 
 
 CPU = Target("cpu")

@@ -404,8 +404,7 @@ class _Linearize:
         old = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
         body, depth = self.stack[-1].body, len(self.stack) - 1
         if len(buffers) == 1:
-            (new,) = REDUCERS[m.arg].combine(old, tuple(values))
-            body.append(Store(buffers[0], at, new, m.arg, values[0]))
+            body.append(Store(buffers[0], at, _merged(m.arg, old[0], values[0]), m.arg, values[0]))
             return m
         named = tuple(v if v.op in (Op.VAR, Op.CONST) else self._let("v", v, depth) for v in values)
         before = tuple(self._let("old", o, depth) for o in old)
@@ -414,7 +413,7 @@ class _Linearize:
             keep = self._let("keep", combined[0].src[0], depth)
             combined = tuple(v.replace(src=(keep, *v.src[1:])) for v in combined)
         after = [self._let("new", v, depth) for v in combined]
-        body.extend(Store(buffer, at, value) for buffer, value in zip(buffers, after, strict=True))
+        body.extend(Store(buffer, at, v, m.arg, v) for buffer, v in zip(buffers, after, strict=True))
         return m
 
     def _scratch(self, b: UOp) -> Emit:
@@ -439,6 +438,14 @@ class _Linearize:
         """The innermost loop variable of each range."""
         found = (self.stack[self._home(frozenset((r,)))].var for r in ranges)
         return tuple(v for v in found if v is not None)
+
+
+def _merged(reducer: str, old: UOp, value: UOp) -> UOp:
+    """The accumulator after one more value; a product of floats is contracted into the sum that consumes it."""
+    if reducer == "add" and value.op is Op.MUL and value.dtype in (dt.float32, dt.float64):
+        return UOp(Op.FMA, value.dtype, (*value.src, old))
+    (new,) = REDUCERS[reducer].combine((old,), (value,))
+    return new
 
 
 def _hint(n: UOp) -> str:

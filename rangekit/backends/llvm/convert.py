@@ -14,21 +14,27 @@ from rangekit.ir.dtype import DType
 def widen(e: Emitter, x: str, dtype: DType) -> str:
     """A half type as float, exactly."""
     if dtype is dt.float16:
-        return e.make(f"fpext half {x} to float")
-    wide = e.make(f"zext i16 {x} to i32")
-    return e.make(f"bitcast i32 {e.make(f'shl i32 {wide}, 16')} to float")
+        return e.make(f"fpext {e.wide('half')} {x} to {e.wide('float')}")
+    word = e.wide("i32")
+    bits = e.make(f"zext {e.wide('i16')} {x} to {word}")
+    bits = e.make(f"shl {word} {bits}, {e.splat(16, 'i32')}")
+    return e.make(f"bitcast {word} {bits} to {e.wide('float')}")
 
 
 def narrow(e: Emitter, x: str, dtype: DType) -> str:
     """A float rounded to a half type: to nearest, ties to even, NaN kept."""
     if dtype is dt.float16:
-        return e.make(f"fptrunc float {x} to half")
-    bits = e.make(f"bitcast float {x} to i32")
-    odd = e.make(f"and i32 {e.make(f'lshr i32 {bits}, 16')}, 1")
-    rounded = e.make(f"add i32 {bits}, {e.make(f'add i32 {odd}, 32767')}")
-    quiet = e.make(f"or i32 {bits}, 4194304")
-    kept = e.select(e.make(f"fcmp uno float {x}, {x}"), "i32", quiet, rounded)
-    return e.make(f"trunc i32 {e.make(f'lshr i32 {kept}, 16')} to i16")
+        return e.make(f"fptrunc {e.wide('float')} {x} to {e.wide('half')}")
+    word = e.wide("i32")
+    bits = e.make(f"bitcast {e.wide('float')} {x} to {word}")
+    top = e.make(f"lshr {word} {bits}, {e.splat(16, 'i32')}")
+    odd = e.make(f"and {word} {top}, {e.splat(1, 'i32')}")
+    carry = e.make(f"add {word} {odd}, {e.splat(32767, 'i32')}")
+    rounded = e.make(f"add {word} {bits}, {carry}")
+    quiet = e.make(f"or {word} {bits}, {e.splat(4194304, 'i32')}")
+    kept = e.select(e.make(f"fcmp uno {e.wide('float')} {x}, {x}"), word, quiet, rounded)
+    top = e.make(f"lshr {word} {kept}, {e.splat(16, 'i32')}")
+    return e.make(f"trunc {word} {top} to {e.wide('i16')}")
 
 
 def to_odd(e: Emitter, x: str) -> str:
@@ -36,14 +42,15 @@ def to_odd(e: Emitter, x: str) -> str:
 
     Source: S. Boldo, G. Melquiond, IEEE Transactions on Computers 57(4), 2008.
     """
-    near = e.make(f"fptrunc double {x} to float")
-    back = e.make(f"fpext float {near} to double")
-    bits = e.make(f"bitcast float {near} to i32")
-    size, was = (e.call("double", "llvm.fabs.f64", ("double", v)) for v in (back, x))
-    over = e.make(f"zext i1 {e.make(f'fcmp ogt double {size}, {was}')} to i32")
-    odd = e.make(f"or i32 {e.make(f'sub i32 {bits}, {over}')}, 1")
-    exact = e.make(f"fcmp ueq double {back}, {x}")
-    return e.make(f"bitcast i32 {e.select(exact, 'i32', bits, odd)} to float")
+    single, double, word = e.wide("float"), e.wide("double"), e.wide("i32")
+    near = e.make(f"fptrunc {double} {x} to {single}")
+    back = e.make(f"fpext {single} {near} to {double}")
+    bits = e.make(f"bitcast {single} {near} to {word}")
+    size, was = (e.intrinsic("fabs", "double", v) for v in (back, x))
+    over = e.make(f"zext {e.wide('i1')} {e.make(f'fcmp ogt {double} {size}, {was}')} to {word}")
+    odd = e.make(f"or {word} {e.make(f'sub {word} {bits}, {over}')}, {e.splat(1, 'i32')}")
+    exact = e.make(f"fcmp ueq {double} {back}, {x}")
+    return e.make(f"bitcast {word} {e.select(exact, word, bits, odd)} to {single}")
 
 
 def cast(e: Emitter, x: str, src: DType, dst: DType) -> str:
@@ -52,9 +59,10 @@ def cast(e: Emitter, x: str, src: DType, dst: DType) -> str:
         return x
     if src.is_half:
         return cast(e, widen(e, x, src), dt.float32, dst)
-    a, b = TYPES[src], TYPES[dst]
+    a, b = e.type(src), e.type(dst)
     if dst is dt.bool_:
-        return e.make(f"fcmp une {a} {x}, 0.0" if src.is_float else f"icmp ne {a} {x}, 0")
+        zero = e.literal(0, src)
+        return e.make(f"fcmp une {a} {x}, {zero}" if src.is_float else f"icmp ne {a} {x}, {zero}")
     if dst.is_half:
         near = to_odd(e, x) if src is dt.float64 else cast(e, x, src, dt.float32)
         return narrow(e, near, dst)
@@ -62,7 +70,9 @@ def cast(e: Emitter, x: str, src: DType, dst: DType) -> str:
     if src.is_float and dst.is_float:
         return e.make(f"{'fpext' if dst.bits > src.bits else 'fptrunc'} {a} {x} to {b}")
     if src.is_float:
-        return e.call(b, f"llvm.fpto{'u' if dst.kind == 'u' else 's'}i.sat.{b}.f{src.bits}", (a, x))
+        name = f"llvm.fpto{'u' if dst.kind == 'u' else 's'}i.sat"
+        width = "" if e.lanes == 1 else f"v{e.lanes}"
+        return e.call(b, f"{name}.{width}{TYPES[dst]}.{width}f{src.bits}", (a, x))
     if dst.is_float:
         return e.make(f"{'sitofp' if signed else 'uitofp'} {a} {x} to {b}")
     if a == b:
@@ -74,12 +84,12 @@ def cast(e: Emitter, x: str, src: DType, dst: DType) -> str:
 
 def bitcast(e: Emitter, x: str, src: DType, dst: DType) -> str:
     """The same bits in another dtype of the same width."""
-    a, b = TYPES[src], TYPES[dst]
+    a, b = e.type(src), e.type(dst)
     if a == b:
         return x
     if dst is dt.bool_:
-        return e.make(f"icmp ne {a} {x}, 0")
-    return e.make(f"zext i1 {x} to {b}" if src is dt.bool_ else f"bitcast {a} {x} to {b}")
+        return e.make(f"icmp ne {a} {x}, {e.literal(0, src)}")
+    return e.make(f"zext {a} {x} to {b}" if src is dt.bool_ else f"bitcast {a} {x} to {b}")
 
 
 def raw(e: Emitter, x: str, dtype: DType) -> str:

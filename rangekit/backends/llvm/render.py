@@ -1,218 +1,435 @@
-"""Print a loop nest as LLVM IR text: one function over a block of pointers. Pure; needs no LLVM.
+"""Print a loop nest as LLVM IR text: ``@kernel`` over a block of pointers, and a function for each thread loop.
 
-Every value is in SSA form under a readable name; ``scalar`` says what each op prints as. A gated load selects the
-address of a zero instead of touching memory, and so does every load inside its index.
+Pure; needs no LLVM. Every value is in SSA form under a readable name; ``scalar`` says what each op prints as, ``lanes``
+what loops that run in step make of an expression, ``access`` what they make of a load or store. A gated load reads a
+zero instead of touching memory, and so does every load inside its index.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
-from rangekit.backends.llvm.convert import cast, raw
-from rangekit.backends.llvm.emit import Emitter, literal, memory_type
-from rangekit.backends.llvm.scalar import HELPERS, scalar
+from rangekit.backends.llvm.access import ZERO_BYTES, Access, Slots
+from rangekit.backends.llvm.convert import raw
+from rangekit.backends.llvm.emit import TYPES, Names, memory_type
+from rangekit.backends.llvm.lanes import Lane, Value
+from rangekit.backends.llvm.scalar import HELPERS
 from rangekit.ir import dtype as dt
-from rangekit.ir.nest import Guard, Let, Loop, Nest, Print, Scratch, Stmt, Store, walk
+from rangekit.ir.nest import Guard, Let, Loop, Nest, Prefetch, Print, Scratch, Stmt, Store, operands, walk
 from rangekit.ir.ops import Op
-from rangekit.ir.uop import UOp
+from rangekit.ir.uop import UOp, alu, cast, idx
 
 STACK_BYTES = 1 << 16  # scratch beyond this is taken from the heap
-LIKELY = '!0 = !{!"branch_weights", i32 1048575, i32 1}'  # a guard holds
+ALIGN = 64  # of scratch: a cache line
+METADATA = """!0 = !{!"branch_weights", i32 1048575, i32 1}
+!1 = !{i32 1}"""  # a guard holds; a store past the caches
 
 
 def render(nest: Nest) -> str:
     """The module text: ``@kernel(ptr args, ptr fault)`` unpacks the pointers and calls ``@body``."""
-    return _Render(nest).module()
+    names = Names()
+    functions: list[str] = []
+    main = _Function(names, nest, functions)
+    text = main.whole()
+    slots = [f"%arg{n}" for n in range(len(nest.params))] + ["%printer"] * main.shows
+    unpack = "".join(
+        f"  %slot{n} = getelementptr ptr, ptr %args, i64 {n}\n  %p{n} = load ptr, ptr %slot{n}\n"
+        for n in range(len(slots))
+    )
+    passed = ", ".join([*(f"ptr %p{n}" for n in range(len(slots))), "ptr %fault"])
+    declared = sorted(d for d in names.declared if not any(f"@{h}(" in d for h in names.helpers))
+    parts = [
+        f"; {nest.name}",
+        *functions,
+        text,
+        f"define void @kernel(ptr %args, ptr %fault) {{\nentry:\n{unpack}  call void @body({passed})\n  ret void\n}}",
+        *(HELPERS[name] for name in sorted(names.helpers)),
+        "\n".join(declared),
+        'attributes #0 = { nounwind "prefer-vector-width"="256" "frame-pointer"="none" }',
+        METADATA,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def strides(buffer: UOp) -> tuple[int, ...]:
-    """Elements between neighbours along each axis."""
-    given = getattr(buffer.arg, "strides", None)
-    if given is not None:
-        return tuple(given)
-    return tuple(math.prod(buffer.shape[axis + 1 :]) for axis in range(len(buffer.shape)))
+class _Function(Access):
+    """One LLVM function: the whole nest, or the body of a thread loop."""
 
+    def __init__(self, names: Names, nest: Nest, functions: list[str]) -> None:
+        super().__init__(names)
+        self.nest, self.functions = nest, functions
+        self.changing = frozenset(s.buffer for s in walk(nest.body) if isinstance(s, Store))
+        self.shows = any(isinstance(s, Print) for s in walk(nest.body))
+        self.entry: list[str] = []
+        self.freed: list[str] = []
+        for n, p in enumerate(nest.params):
+            self.slots[p] = Slots(Value(dt.index, (f"%arg{n}",)))
 
-class _Render(Emitter):
-    def __init__(self, nest: Nest) -> None:
-        super().__init__()
-        self.nest = nest
-        self.values: dict[UOp, str] = {}
-        self.known: dict[tuple[UOp, str | None], str] = {}  # what the statement has computed, under which gate
-        self.gate: str | None = None  # of the index being computed
-        self.pointers: dict[UOp, str] = {p: f"%arg{n}" for n, p in enumerate(nest.params)}
-        statements = list(walk(nest.body))
-        self.scratch = list(dict.fromkeys(s.buffer for s in statements if isinstance(s, Scratch)))
-        self.shown = [len(s.indices) for s in statements if isinstance(s, Print)]
-        self.guarded = any(isinstance(s, Guard) for s in statements)
-        self.heap: list[str] = []
-
-    def module(self) -> str:
-        """The whole text. Only parameters can be ``noalias``, so the pointers are those of a second function."""
-        head = self._scratch()
-        self._body(self.nest.body)
-        for pointer in self.heap:
-            self.line(f"call void @free(ptr {pointer})")
-        body = "\n".join(("entry:", *head, *self.lines, "  ret void"))
+    def whole(self) -> str:
+        """The text of ``@body``: only parameters can be ``noalias``."""
+        self.body(self.nest.body)
         params = [f"ptr {'noalias ' if p in self.nest.outputs else ''}%arg{n}" for n, p in enumerate(self.nest.params)]
-        params += ["ptr %printer"] * bool(self.shown) + ["ptr %fault"]
-        slots = range(len(params) - 1)
-        unpack = [
-            f"  %slot{n} = getelementptr ptr, ptr %args, i64 {n}\n  %p{n} = load ptr, ptr %slot{n}" for n in slots
-        ]
-        passed = ", ".join([*(f"ptr %p{n}" for n in slots), "ptr %fault"])
-        entry = "\n".join(("entry:", *unpack, f"  call void @body({passed})", "  ret void"))
-        parts = [
-            f"; {self.nest.name}",
-            f"define internal void @body({', '.join(params)}) alwaysinline {{\n{body}\n}}",
-            f"define void @kernel(ptr %args, ptr %fault) {{\n{entry}\n}}",
-            *(HELPERS[name] for name in sorted(self.helpers)),
-            "\n".join(sorted(self.declared)),
-            LIKELY if self.guarded else "",
-        ]
-        return "\n\n".join(part for part in parts if part) + "\n"
+        return self.finished("body", [*params, *["ptr %printer"] * self.shows, "ptr %fault"])
 
-    # ---- memory ----------------------------------------------------------------------------------------------------
+    def finished(self, name: str, params: list[str]) -> str:
+        """The function around the lines so far."""
+        head = [f"  %zero = alloca [{ZERO_BYTES} x i8], align {ALIGN}",
+                f"  store [{ZERO_BYTES} x i8] zeroinitializer, ptr %zero"]  # fmt: skip
+        if self.shows:
+            most = max(len(s.indices) for s in walk(self.nest.body) if isinstance(s, Print))
+            head.append(f"  %shown = alloca i64, i64 {max(1, most)}")
+        tail = [f"  call void @free(ptr {p})" for p in self.freed]
+        lines = ["entry:", *head, *self.entry, *_flat(self.scopes[0].lines), *tail, "  ret void"]
+        return f"define internal void @{name}({', '.join(params)}) #0 {{\n" + "\n".join(lines) + "\n}"
 
-    def _scratch(self) -> list[str]:
-        """Storage, all of it in the entry block: a stack slot inside a loop would be a new one each iteration."""
-        out = ["  %zero = alloca i64", "  store i64 0, ptr %zero"]
-        sizes = {b: max(1, math.prod(b.shape)) * b.dtype.itemsize for b in self.scratch}
-        arrays = sum(size for b, size in sizes.items() if b.shape)
-        for b in self.scratch:
-            name = self.pointers[b] = self.name(b.arg.name)
-            if b.shape and arrays > STACK_BYTES:
-                self.declare("declare ptr @malloc(i64)", "declare void @free(ptr)")
-                out.append(f"  {name} = call ptr @malloc(i64 {sizes[b]})")
-                self.heap.append(name)
-            else:
-                out.append(f"  {name} = alloca {memory_type(b.dtype)}, i64 {max(1, math.prod(b.shape))}, align 8")
-        if self.shown:
-            out.append(f"  %shown = alloca i64, i64 {max(1, *self.shown)}")
-        return out
+    # ---- statements ----------------------------------------------------------------------------------------------------
 
-    def _place(self, index: tuple[UOp, ...]) -> tuple[str | None, tuple[UOp, ...]]:
-        """The gate under which an index names an element (None: always), and the index without gates."""
-        outer, plain = self.gate, []
-        for i in index:
-            condition = None
-            if i.op is Op.INVALID:
-                condition, i = "false", UOp(Op.CONST, dt.index, (), 0)
-            elif i.op is Op.WHERE and i.src[2].op is Op.INVALID:
-                condition, i = self.value(i.src[0]), i.src[1]
-            if condition is not None:  # a gate is computed under those before it
-                self.gate = condition if self.gate is None else self.make(f"and i1 {self.gate}, {condition}", "gate")
-            plain.append(i)
-        gate, self.gate = self.gate, outer
-        return gate, tuple(plain)
-
-    def _address(self, buffer: UOp, index: tuple[UOp, ...]) -> str:
-        linear = "0"
-        for i, stride in zip(index, strides(buffer), strict=True):
-            at = cast(self, self.value(i), i.dtype, dt.index)
-            if at == "0" or stride == 0:
-                continue
-            step = at if stride == 1 else self.make(f"mul nsw i64 {at}, {stride}", "at")
-            linear = step if linear == "0" else self.make(f"add nsw i64 {linear}, {step}", "at")
-        return self.make(f"getelementptr {memory_type(buffer.dtype)}, ptr {self.pointers[buffer]}, i64 {linear}", "p")
-
-    def _load(self, n: UOp) -> str:
-        buffer, outer = n.src[0], self.gate
-        self.gate, index = self._place(n.src[1:])
-        pointer = self._address(buffer, index)
-        if self.gate is not None:
-            pointer = self.make(f"select i1 {self.gate}, ptr {pointer}, ptr %zero", "p")
-        self.gate = outer
-        kind = memory_type(buffer.dtype)
-        loaded = self.make(f"load {kind}, ptr {pointer}, align {buffer.dtype.itemsize}", buffer.arg.name)
-        return self.make(f"icmp ne i8 {loaded}, 0", buffer.arg.name) if buffer.dtype is dt.bool_ else loaded
-
-    # ---- expressions -----------------------------------------------------------------------------------------------
-
-    def value(self, n: UOp) -> str:
-        """The operand that holds an expression; expressions are shallow."""
-        if n.op is Op.VAR:
-            return self.values[n]
-        if n.op is Op.CONST:
-            return literal(n.arg, n.dtype)
-        found = self.known.get((n, self.gate))
-        if found is None:
-            found = self._load(n) if n.op is Op.INDEX else scalar(self, n, [self.value(s) for s in n.src])
-            self.known[n, self.gate] = found
-        return found
-
-    # ---- statements ------------------------------------------------------------------------------------------------
-
-    def _body(self, body: tuple[Stmt, ...]) -> None:
-        for s in body:
-            self.known.clear()  # what was read may have been written since
+    def body(self, stmts: tuple[Stmt, ...]) -> None:
+        """Statements in order."""
+        for s in stmts:
+            self.fresh.clear()  # what was read may have been written since
             if isinstance(s, Loop):
                 self._loop(s)
             elif isinstance(s, Let):
-                self.values[s.var] = self.value(s.value)
+                self.bound[s.var] = replace(self.value(s.value), volatile=False)
             elif isinstance(s, Store):
                 self._store(s)
+            elif isinstance(s, Scratch):
+                self._scratch(s.buffer)
             elif isinstance(s, Guard):
                 self._guard(s)
-            elif isinstance(s, Print):
+            elif isinstance(s, Prefetch):
+                self._prefetch(s)
+            else:
                 self._print(s)
 
-    def _loop(self, s: Loop) -> None:
-        lo, hi, name = self.value(s.lo), self.value(s.hi), s.var.arg[-1]
-        head, inside, after = (self.label(f"{name}.{part}") for part in ("head", "body", "end"))
-        before, var, following = self.current, self.name(name), self.name(f"{name}.next")
-        self.line(f"br label %{head}")
-        self.block(head)
-        at = len(self.lines)
-        more = self.make(f"icmp slt i64 {var}, {hi}", f"{name}.more")
-        self.line(f"br i1 {more}, label %{inside}, label %{after}")
-        self.block(inside)
-        self.values[s.var] = var
-        self._body(s.body)
-        self.line(f"{following} = add nsw i64 {var}, 1")
-        self.line(f"br label %{head}")
-        self.lines.insert(at, f"  {var} = phi i64 [ {lo}, %{before} ], [ {following}, %{self.current} ]")
-        self.block(after)
+    def _scratch(self, buffer: UOp) -> None:
+        """Storage, all of it in the entry block: a stack slot inside a loop would be a new one each iteration."""
+        size = max(1, math.prod(buffer.shape)) * buffer.dtype.itemsize
+        kind = memory_type(buffer.dtype)
+        vector = tuple(lane for lane in self.open if lane.width > 1)
+        if not buffer.shape:  # a register for each combination of lanes
+            plain = tuple(lane for lane in self.open if lane.width == 1)
+            copies = math.prod(lane.count * lane.width for lane in vector)
+            items = tuple(self.name(buffer.arg.name) for _ in self.positions(plain))
+            self.entry += [f"  {item} = alloca [{copies} x {kind}], align {ALIGN}" for item in items]
+            self.slots[buffer] = Slots(Value(dt.index, items, plain), vector)
+            return
+        copies = math.prod(lane.count * lane.width for lane in self.open)
+        name = self.name(buffer.arg.name)
+        if size * copies > STACK_BYTES:
+            self.names.declared |= {"declare ptr @aligned_alloc(i64, i64)", "declare void @free(ptr)"}
+            rounded = (size * copies + ALIGN - 1) // ALIGN * ALIGN
+            self.entry.append(f"  {name} = call ptr @aligned_alloc(i64 {ALIGN}, i64 {rounded})")
+            self.freed.append(name)
+        else:
+            self.entry.append(f"  {name} = alloca [{size // buffer.dtype.itemsize * copies} x {kind}], align {ALIGN}")
+        self.slots[buffer] = Slots(Value(dt.index, (name,)), tuple(sorted(self.open, key=lambda a: a.width > 1)))
 
     def _store(self, s: Store) -> None:
-        value, (gate, index), dtype = self.value(s.value), self._place(s.index), s.buffer.dtype
-        if gate is not None:
-            yes, after = self.label("store"), self.label("after")
-            self.line(f"br i1 {gate}, label %{yes}, label %{after}")
-            self.block(yes)
-        pointer = self._address(s.buffer, index)
-        if dtype is dt.bool_:
-            value = self.make(f"zext i1 {value} to i8", "b")
-        self.line(f"store {memory_type(dtype)} {value}, ptr {pointer}, align {dtype.itemsize}")
-        if gate is not None:
+        gate, index = self.gated(s.index)
+        place = self.place(s.buffer, index)
+        private = set(place.base.axes) | set(self.slots[s.buffer].inner)
+        once = [lane for lane in self.open if lane not in place.axes and lane not in private and lane not in self.fixed]
+        assert all(lane.width == 1 for lane in once), "lanes of a vector write to one place"
+        if once:  # one after another, as the loop would
+            for position in self.positions(once):
+                self.fixed.update(position)
+                self.fresh.clear()
+                self._store(s)
+                for lane in once:
+                    del self.fixed[lane]
+            self.fresh.clear()
+            return
+        value = self.value(s.value)
+        mask: Value | None = gate
+        for lane, inside in self.masks.items():
+            if lane not in private:
+                mask = self.both(mask, self.projected(inside))
+        if mask is not None and s.buffer.op is Op.BUFFER and s.buffer.arg.memory == "register":  # no branch
+            old = self.value(UOp(Op.INDEX, s.buffer.dtype, (s.buffer, *index)))
+            value = self.elementwise(_WHERE(value.dtype), [mask, value, old])
+            mask = None
+        self.put(place, value, mask, ", !nontemporal !1" if s.stream and place.step == 1 and mask is None else "")
+
+    def _prefetch(self, s: Prefetch) -> None:
+        place = self.place(s.buffer, s.index)
+        self.names.declared.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        for position in self.positions(place.axes):
+            self.line(f"call void @llvm.prefetch.p0(ptr {self._pointer(place, position)}, i32 0, i32 3, i32 1)")
+
+    # ---- loops ---------------------------------------------------------------------------------------------------------
+
+    def _loop(self, s: Loop) -> None:
+        if s.kind == "thread":
+            self._thread(s)
+        elif s.kind in ("upcast", "vector"):
+            self._lanes(s)
+        elif s.kind == "unroll":
+            self._unroll(s)
+        else:
+            self._serial(s)
+
+    def _serial(self, s: Loop) -> None:
+        lo, hi = self.plain(s.lo), self.plain(s.hi)
+        if s.lo.op is Op.CONST and s.hi.op is Op.CONST and s.hi.arg == s.lo.arg + 1:
+            self.bound[s.var] = Value(dt.index, (str(s.lo.arg),), constant=s.lo.arg)
+            self.body(s.body)
+            return
+        name = s.var.arg[-1]
+        slot = self.name(f"{name}.slot")
+        self.entry.append(f"  {slot} = alloca i64")
+        head, inside, after = (self.label(f"{name}.{part}") for part in ("head", "body", "end"))
+        self.push()
+        self.line(f"store i64 {lo}, ptr {slot}")
+        self.line(f"br label %{head}")
+        self.lines.append(f"{head}:")
+        var = self.make(f"load i64, ptr {slot}", name)
+        more = self.make(f"icmp slt i64 {var}, {hi}", f"{name}.more")
+        self.line(f"br i1 {more}, label %{inside}, label %{after}")
+        self.lines.append(f"{inside}:")
+        self.bound[s.var] = Value(dt.index, (var,), depth=self.here)
+        self.body(s.body)
+        following = self.make(f"add nsw i64 {var}, 1", f"{name}.next")
+        self.line(f"store i64 {following}, ptr {slot}")
+        self.line(f"br label %{head}")
+        self.lines.append(f"{after}:")
+        lines = self.pop()
+        self.lines.append(lines)
+
+    def _unroll(self, s: Loop) -> None:
+        """The body once for each iteration, where there are as many as there may be; a plain loop else."""
+        if s.hi.op is not Op.CONST or s.lo.op is not Op.CONST:
+            count = self.plain(alu(Op.ADD, s.hi, alu(Op.MUL, s.lo, idx(-1))) if s.lo.op is not Op.CONST else s.hi)
+            self._either(
+                self.make(f"icmp eq i64 {count}, {s.width}", "full"),
+                lambda: self._unroll(replace(s, lo=idx(0), hi=idx(s.width))),
+                lambda: self._serial(replace(s, kind="loop")),
+            )
+            return
+        for n in range(s.lo.arg, s.hi.arg):
+            self.bound[s.var] = Value(dt.index, (str(n),), constant=n)
+            self.push()  # what one copy computes is not another's
+            self.body(s.body)
+            lines = self.pop()
+            self.lines.append(lines)
+
+    def _either(self, condition: str, yes: Any, no: Any) -> None:
+        """Two versions of the code, one of which runs."""
+        then, other, after = (self.label(part) for part in ("full", "part", "after"))
+        text: list[Any] = [f"  br i1 {condition}, label %{then}, label %{other}"]
+        for label, emit in ((then, yes), (other, no)):
+            self.push()
+            self.lines.append(f"{label}:")
+            emit()
             self.line(f"br label %{after}")
-            self.block(after)
+            text.append(self.pop())
+        self.lines += [*text, f"{after}:"]  # after what either of them has hoisted
+
+    def _lanes(self, s: Loop) -> None:
+        """Loops that run in step, and those directly inside them: without masks where all of them are full."""
+        chain = [s]
+        while len(chain[-1].body) == 1:
+            (inner,) = chain[-1].body
+            if not isinstance(inner, Loop) or inner.kind not in ("upcast", "vector"):
+                break
+            if any(loop.var in _variables(inner.hi) for loop in chain):
+                break
+            chain.append(inner)
+        partial = [loop for loop in chain if loop.hi.op is not Op.CONST or loop.hi.arg != loop.width]
+        if not partial:
+            self._in_step(chain, {})
+            return
+        full = None
+        for loop in partial:
+            whole = self.make(f"icmp sge i64 {self.plain(loop.hi)}, {loop.width}", "full")
+            full = whole if full is None else self.make(f"and i1 {full}, {whole}", "full")
+        assert full is not None
+        if any(loop.hi.op is Op.CONST and loop.hi.arg < loop.width for loop in partial):
+            self._in_step(chain, {loop.var: self.plain(loop.hi) for loop in partial})
+            return
+        self._either(
+            full,
+            lambda: self._in_step(chain, {}),
+            lambda: self._in_step(chain, {loop.var: self.plain(loop.hi) for loop in partial}),
+        )
+
+    def _in_step(self, chain: list[Loop], ends: dict[UOp, str]) -> None:
+        opened = []
+        for loop in chain:
+            width = min(loop.width, loop.lanes) if loop.kind == "vector" else 1
+            lane = Lane(loop.var, loop.width // width, width)
+            opened.append(lane)
+            self.open.append(lane)
+            self._bind(lane, ends.get(loop.var))
+        self.body(chain[-1].body)
+        for lane in opened:
+            self.open.remove(lane)
+            self.exact.pop(lane.var, None)
+            self.masks.pop(lane, None)
+
+    def _bind(self, lane: Lane, end: str | None) -> None:
+        """The variable of a lane loop. Past the end of its loop a plain lane repeats the last iteration, a vector one is
+        masked: nothing outside is touched either way."""
+        depth = self.here if end is not None else 0
+        if lane.width > 1:
+            items = tuple(
+                "<" + ", ".join(f"i64 {c * lane.width + n}" for n in range(lane.width)) + ">" for c in range(lane.count)
+            )
+            self.bound[lane.var] = Value(dt.index, items, (lane,), lane.width)
+            self.exact[lane.var] = lane
+            if end is not None:
+                limit = Value(dt.index, (end,), depth=depth)
+                self.masks[lane] = self.elementwise(_LESS, [self.bound[lane.var], limit])
+            return
+        plain = Value(dt.index, tuple(map(str, range(lane.count))), (lane,))
+        if end is None:
+            self.bound[lane.var] = plain
+            self.exact[lane.var] = lane
+            return
+        limit = Value(dt.index, (end,), depth=depth)
+        last = self.elementwise(_ADD, [limit, Value(dt.index, ("-1",), constant=-1)])
+        self.bound[lane.var] = self.elementwise(_MIN, [plain, last])
+        self.masks[lane] = self.elementwise(_LESS, [plain, limit])
+
+    # ---- threads -------------------------------------------------------------------------------------------------------
+
+    def _thread(self, s: Loop) -> None:
+        """A function for the loop's body, called over chunks of its iterations by the pool."""
+        assert not self.open and not self.shows
+        child = _Function(self.names, self.nest, self.functions)
+        name = self.names.name(f"{self.nest.name}.{s.var.arg[-1]}")
+        params = [f"ptr {'noalias ' if p in self.nest.outputs else ''}%arg{n}" for n, p in enumerate(self.nest.params)]
+        kinds = ["ptr"] * len(params) + ["ptr"]
+        passed = [*(f"%arg{n}" for n in range(len(params))), "%fault"]
+        inside = {t.buffer for t in walk((s,)) if isinstance(t, Scratch)}
+        free = [v for v in _free(s) if v in self.bound and self.bound[v].constant is None]
+        for v in _free(s):
+            if v in self.bound and self.bound[v].constant is not None:
+                child.bound[v] = self.bound[v]
+        for n, v in enumerate(free):
+            kinds.append(TYPES[v.dtype])
+            passed.append(self.bound[v].items[0])
+            child.bound[v] = Value(v.dtype, (f"%in{n}",))
+        outer = [b for b in self.slots if b not in self.nest.params and b not in inside]
+        for n, b in enumerate(outer):
+            kinds.append("ptr")
+            passed.append(self.slots[b].pointers.items[0])
+            child.slots[b] = Slots(Value(dt.index, (f"%buffer{n}",)))
+        whole = replace(s, kind="loop", lo=_LO, hi=_HI)
+        child.bound[_LO], child.bound[_HI] = Value(dt.index, ("%lo",)), Value(dt.index, ("%hi",))
+        child.body((whole,))
+        names = [f"%in{n}" for n in range(len(free))] + [f"%buffer{n}" for n in range(len(outer))]
+        own = [f"{k} {n}" for k, n in zip(kinds[len(params) + 1 :], names, strict=True)]
+        signature = [*params, "ptr %fault", *own, "i64 %lo", "i64 %hi"]
+        self.functions.append(child.finished(name, signature))
+        unpack, call = [], []
+        for n, kind in enumerate(kinds):
+            unpack.append(f"  %at{n} = getelementptr i64, ptr %ctx, i64 {n}\n  %v{n} = load {kind}, ptr %at{n}")
+            call.append(f"{kind} %v{n}")
+        lines = "\n".join(unpack)
+        self.functions.append(
+            f"define internal void @{name}.chunk(ptr %ctx, i64 %lo, i64 %hi) #0 {{\nentry:\n{lines}\n"
+            f"  call void @{name}({', '.join(call)}, i64 %lo, i64 %hi)\n  ret void\n}}"
+        )
+        block = self.name("context")
+        self.entry.append(f"  {block} = alloca [{len(kinds)} x i64], align {ALIGN}")
+        for n, (kind, value) in enumerate(zip(kinds, passed, strict=True)):
+            at = self.make(f"getelementptr i64, ptr {block}, i64 {n}", "p")
+            self.line(f"store {kind} {value}, ptr {at}")
+        self.names.declared.add("declare void @rk_parallel(ptr, ptr, i64, i64)")
+        hi = self.plain(s.hi)
+        self.line(f"call void @rk_parallel(ptr @{name}.chunk, ptr {block}, i64 {hi}, i64 {max(1, s.width)})")
+
+    # ---- guards and prints ---------------------------------------------------------------------------------------------
 
     def _guard(self, s: Guard) -> None:
-        ok, value = self.value(s.ok), cast(self, self.value(s.value), s.value.dtype, dt.int64)
-        bad, first, after = self.label("bad"), self.label("first"), self.label("after")
-        self.line(f"br i1 {ok}, label %{after}, label %{bad}, !prof !0")
-        self.block(bad)
-        seen = self.make("load i64, ptr %fault", "seen")
-        fresh = self.make(f"icmp eq i64 {seen}, 0", "fresh")
-        self.line(f"br i1 {fresh}, label %{first}, label %{after}")
-        self.block(first)
-        self.line(f"store i64 {s.access + 1}, ptr %fault")
-        for place, word in ((1, str(s.axis)), (2, value)):
-            pointer = self.make(f"getelementptr i64, ptr %fault, i64 {place}", "p")
-            self.line(f"store i64 {word}, ptr {pointer}")
-        self.line(f"br label %{after}")
-        self.block(after)
+        ok, value = self.value(s.ok), self.value(cast(s.value, dt.int64))
+        mask = None
+        for inside in self.masks.values():
+            mask = self.both(mask, self.projected(inside))
+        axes = self.axes(ok, value, mask)
+        wide = max((lane.width for lane in axes), default=1)
+        for position in self.positions(axes):
+            holds, at = self.item(ok, position, wide), self.item(value, position, wide)
+            flag = "i1" if wide == 1 else f"<{wide} x i1>"
+            fails = self.make(f"xor {flag} {holds}, {'true' if wide == 1 else 'splat (i1 true)'}", "fails")
+            if mask is not None:
+                fails = self.make(f"and {flag} {fails}, {self.item(mask, position, wide)}", "fails")
+            bits = ""
+            if wide > 1:
+                bits = self.make(f"bitcast {flag} {fails} to i{wide}", "bits")
+                fails = self.make(f"icmp ne i{wide} {bits}, 0", "fails")
+            bad, first, after = self.label("bad"), self.label("first"), self.label("after")
+            good = self.make(f"xor i1 {fails}, true", "good")
+            self.line(f"br i1 {good}, label %{after}, label %{bad}, !prof !0")
+            self.lines.append(f"{bad}:")
+            if wide > 1:
+                self.names.declared.add(f"declare i{wide} @llvm.cttz.i{wide}(i{wide}, i1)")
+                lane = self.make(f"call i{wide} @llvm.cttz.i{wide}(i{wide} {bits}, i1 true)", "lane")
+                at = self.make(f"extractelement <{wide} x i64> {at}, i{wide} {lane}", "at")
+            won = self.make(f"cmpxchg ptr %fault, i64 0, i64 {s.access + 1} acq_rel monotonic", "won")
+            fresh = self.make(f"extractvalue {{ i64, i1 }} {won}, 1", "fresh")
+            self.line(f"br i1 {fresh}, label %{first}, label %{after}")
+            self.lines.append(f"{first}:")
+            for place, word in ((1, str(s.axis)), (2, at)):
+                pointer = self.make(f"getelementptr i64, ptr %fault, i64 {place}", "p")
+                self.line(f"store i64 {word}, ptr {pointer}")
+            self.line(f"br label %{after}")
+            self.lines.append(f"{after}:")
 
     def _print(self, s: Print) -> None:
-        when, value = self.value(s.when), self.value(s.value)
-        yes, after = self.label("show"), self.label("after")
-        self.line(f"br i1 {when}, label %{yes}, label %{after}")
-        self.block(yes)
-        for place, i in enumerate(s.indices):
+        when, value = self.plain(s.when), self.plain(s.value)
+        places = [self.plain(i) for i in s.indices]
+        after = self._branch(when)
+        for place, i in enumerate(places):
             pointer = self.make(f"getelementptr i64, ptr %shown, i64 {place}", "p")
-            self.line(f"store i64 {self.value(i)}, ptr {pointer}")
+            self.line(f"store i64 {i}, ptr {pointer}")
         bits = raw(self, value, s.value.dtype)
         self.line(f"call void %printer(i64 {s.number}, i64 {len(s.indices)}, ptr %shown, i64 {bits})")
-        self.line(f"br label %{after}")
-        self.block(after)
+        self._join(after)
+
+
+def _flat(lines: list[Any]) -> Iterator[str]:
+    stack = [iter(lines)]
+    while stack:
+        for line in stack[-1]:
+            if isinstance(line, list):
+                stack.append(iter(line))
+                break
+            yield line
+        else:
+            stack.pop()
+
+
+def _variables(n: UOp) -> set[UOp]:
+    return {n} if n.op is Op.VAR else set().union(*map(_variables, n.src)) if n.src else set()
+
+
+def _free(s: Loop) -> list[UOp]:
+    """The variables a loop's body uses and does not bind, in order of use."""
+    used: dict[UOp, None] = {}
+    own = {s.var}
+    for t in walk(s.body):
+        if isinstance(t, (Loop, Let)):
+            own.add(t.var)
+        for n in operands(t):
+            used.update(dict.fromkeys(sorted(_variables(n), key=lambda v: v.arg[1])))
+    return [v for v in used if v not in own]
+
+
+def _node(op: Op, dtype: dt.DType, *src: dt.DType) -> UOp:
+    """A node that stands for an operation; only its op and dtypes are looked at."""
+    return UOp(op, dtype, tuple(UOp(Op.CONST, d, (), d.numpy.type(0).item()) for d in src))
+
+
+def _WHERE(dtype: dt.DType) -> UOp:
+    return _node(Op.WHERE, dtype, dt.bool_, dtype, dtype)
+
+
+_LO, _HI = (UOp(Op.VAR, dt.index, (), ("let", -n, name)) for n, name in ((1, "lo"), (2, "hi")))
+_LESS = UOp(Op.LT, dt.bool_, (idx(0), idx(1)))
+_MIN = UOp(Op.MIN, dt.index, (idx(0), idx(1)))
+_ADD = UOp(Op.ADD, dt.index, (idx(0), idx(1)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rangekit.backends.llvm.convert import bitcast, cast, narrow, widen
-from rangekit.backends.llvm.emit import TYPES, Emitter, literal
+from rangekit.backends.llvm.emit import TYPES, Emitter
 from rangekit.ir import dtype as dt
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import BINARY, COMPARE, MATH, TESTS, UNARY, Op
@@ -25,8 +25,12 @@ def scalar(e: Emitter, n: UOp, args: Sequence[str]) -> str:
         return cast(e, args[0], src, n.dtype)
     if n.op is Op.BITCAST:
         return bitcast(e, args[0], src, n.dtype)
+    if n.op is Op.FMA:
+        if not src.is_half:
+            return e.intrinsic("fma", TYPES[src], *args)
+        return narrow(e, e.intrinsic("fma", "float", *(widen(e, a, src) for a in args)), src)
     if n.op is Op.WHERE:
-        return e.select(args[0], TYPES[n.dtype], args[1], args[2])
+        return e.select(args[0], e.type(n.dtype), args[1], args[2])
     if src.is_half:
         wide = FLOAT[n.op](e, dt.float32, [widen(e, a, src) for a in args])
         return wide if n.op in COMPARE | TESTS else narrow(e, wide, src)
@@ -41,7 +45,7 @@ def _instruction(signed: str, unsigned: str | None = None) -> Row:
 
     def row(e: Emitter, d: DType, args: Sequence[str]) -> str:
         word = unsigned if unsigned is not None and d.kind in "ub" else signed
-        return e.make(f"{word} {TYPES[d]} {', '.join(args)}")
+        return e.make(f"{word} {e.type(d)} {', '.join(args)}")
 
     return row
 
@@ -51,7 +55,7 @@ def _intrinsic(signed: str, unsigned: str | None = None) -> Row:
 
     def row(e: Emitter, d: DType, args: Sequence[str]) -> str:
         word = unsigned if unsigned is not None and d.kind in "ub" else signed
-        return e.call(TYPES[d], f"llvm.{word}.{'f' if d.is_float else 'i'}{d.bits}", *((TYPES[d], a) for a in args))
+        return e.intrinsic(word, TYPES[d], *args)
 
     return row
 
@@ -60,7 +64,7 @@ def _libm(name: str) -> Row:
     """A function of the C library."""
 
     def row(e: Emitter, d: DType, args: Sequence[str]) -> str:
-        return e.call(TYPES[d], name + ("f" if d is dt.float32 else ""), *((TYPES[d], a) for a in args))
+        return e.scalarised(TYPES[d], name + ("f" if d is dt.float32 else ""), *((TYPES[d], a) for a in args))
 
     return row
 
@@ -69,11 +73,11 @@ def _libm(name: str) -> Row:
 
 
 def _negate(e: Emitter, d: DType, args: Sequence[str]) -> str:
-    return e.make(f"sub {TYPES[d]} 0, {args[0]}")
+    return e.make(f"sub {e.type(d)} {e.literal(0, d)}, {args[0]}")
 
 
 def _not(e: Emitter, d: DType, args: Sequence[str]) -> str:
-    return e.make(f"xor {TYPES[d]} {args[0]}, {'true' if d is dt.bool_ else '-1'}")
+    return e.make(f"xor {e.type(d)} {args[0]}, {e.literal(True if d is dt.bool_ else -1, d)}")
 
 
 def _int_abs(e: Emitter, d: DType, args: Sequence[str]) -> str:
@@ -86,11 +90,13 @@ def _shift(word: str, past_signed: str | None = None) -> Row:
     """``word`` gives poison for a count past the width, which a select may leave behind: 0, or the sign."""
 
     def row(e: Emitter, d: DType, args: Sequence[str]) -> str:
-        kind, (x, count) = TYPES[d], args
-        past = e.make(f"icmp uge {kind} {count}, {d.bits}")
+        kind, (x, count) = e.type(d), args
+        if e.constant(count).isdigit() and int(e.constant(count)) < d.bits:
+            return e.make(f"{past_signed if past_signed and d.kind in 'ix' else word} {kind} {x}, {count}")
+        past = e.make(f"icmp uge {kind} {count}, {e.literal(d.bits, d)}")
         if past_signed is not None and d.kind in "ix":
-            return e.make(f"{past_signed} {kind} {x}, {e.select(past, kind, str(d.bits - 1), count)}")
-        return e.select(past, kind, "0", e.make(f"{word} {kind} {x}, {count}"))
+            return e.make(f"{past_signed} {kind} {x}, {e.select(past, kind, e.literal(d.bits - 1, d), count)}")
+        return e.select(past, kind, e.literal(0, d), e.make(f"{word} {kind} {x}, {count}"))
 
     return row
 
@@ -99,43 +105,51 @@ def _divided(want_rest: bool) -> Row:
     """Floor division or its remainder; by zero 0, INT_MIN // -1 wraps. Where a CPU would trap, divides by 1."""
 
     def row(e: Emitter, d: DType, args: Sequence[str]) -> str:
-        kind, (x, y) = TYPES[d], args
-        harmless = y.isdigit() and y != "0"  # a positive constant
+        kind, (x, y) = e.type(d), args
+        none, one, flag = e.literal(0, d), e.literal(1, d), e.wide("i1")
+        harmless = e.constant(y).isdigit() and e.constant(y) != "0"  # a positive constant
         if d.kind == "u":
             word = "urem" if want_rest else "udiv"
             if harmless:
                 return e.make(f"{word} {kind} {x}, {y}")
-            zero = e.make(f"icmp eq {kind} {y}, 0")
-            return e.select(zero, kind, "0", e.make(f"{word} {kind} {x}, {e.select(zero, kind, '1', y)}"))
+            zero = e.make(f"icmp eq {kind} {y}, {none}")
+            return e.select(zero, kind, none, e.make(f"{word} {kind} {x}, {e.select(zero, kind, one, y)}"))
         safe = y
         if not harmless:
-            zero, minus = (e.make(f"icmp eq {kind} {y}, {bad}") for bad in (0, -1))
-            safe = e.select(e.make(f"or i1 {zero}, {minus}"), kind, "1", y)
+            zero, minus = (e.make(f"icmp eq {kind} {y}, {bad}") for bad in (none, e.literal(-1, d)))
+            safe = e.select(e.make(f"or {flag} {zero}, {minus}"), kind, one, y)
         rest = e.make(f"srem {kind} {x}, {safe}")
-        other_sign = e.make(f"icmp slt {kind} {e.make(f'xor {kind} {rest}, {safe}')}, 0")
-        wrap = e.make(f"and i1 {e.make(f'icmp ne {kind} {rest}, 0')}, {other_sign}")
+        other_sign = e.make(f"icmp slt {kind} {e.make(f'xor {kind} {rest}, {safe}')}, {none}")
+        wrap = e.make(f"and {flag} {e.make(f'icmp ne {kind} {rest}, {none}')}, {other_sign}")
         if want_rest:  # x % 1 is 0, which is what 0 and -1 want too
-            return e.make(f"add {kind} {rest}, {e.select(wrap, kind, safe, '0')}")
-        down = e.make(f"add {kind} {e.make(f'sdiv {kind} {x}, {safe}')}, {e.make(f'sext i1 {wrap} to {kind}')}")
+            return e.make(f"add {kind} {rest}, {e.select(wrap, kind, safe, none)}")
+        down = e.make(f"add {kind} {e.make(f'sdiv {kind} {x}, {safe}')}, {e.make(f'sext {flag} {wrap} to {kind}')}")
         if harmless:
             return down
-        return e.select(zero, kind, "0", e.select(minus, kind, _negate(e, d, args), down))
+        return e.select(zero, kind, none, e.select(minus, kind, _negate(e, d, args), down))
 
     return row
 
 
 def _int_pow(e: Emitter, d: DType, args: Sequence[str]) -> str:
     """An integer power, wrapping; a negative one is 0 but for x of 1 and -1, whose powers repeat every second."""
-    e.helpers.add("ipow")
+    e.names.helpers.add("ipow")
     wide = dt.uint64 if d.kind == "u" else dt.int64
     base, count = (cast(e, a, d, wide) for a in args)
     if d.kind == "u":
-        return cast(e, e.make(f"call i64 @ipow(i64 {base}, i64 {count})"), wide, d)
-    below = e.make(f"icmp slt i64 {count}, 0")
-    used = e.select(below, "i64", e.make(f"and i64 {count}, 1"), count)
-    unit = e.make(f"or i1 {e.make(f'icmp eq i64 {base}, 1')}, {e.make(f'icmp eq i64 {base}, -1')}")
-    gone = e.make(f"and i1 {below}, {e.make(f'xor i1 {unit}, true')}")
-    return cast(e, e.select(gone, "i64", "0", e.make(f"call i64 @ipow(i64 {base}, i64 {used})")), wide, d)
+        return cast(e, _ipow(e, base, count), wide, d)
+    word, flag, none, one = e.type(wide), e.wide("i1"), e.literal(0, wide), e.literal(1, wide)
+    below = e.make(f"icmp slt {word} {count}, {none}")
+    used = e.select(below, word, e.make(f"and {word} {count}, {one}"), count)
+    units = (e.make(f"icmp eq {word} {base}, {u}") for u in (one, e.literal(-1, wide)))
+    unit = e.make(f"or {flag} {next(units)}, {next(units)}")
+    other = e.make(f"xor {flag} {unit}, {e.literal(True, dt.bool_)}")
+    gone = e.make(f"and {flag} {below}, {other}")
+    return cast(e, e.select(gone, word, none, _ipow(e, base, used)), wide, d)
+
+
+def _ipow(e: Emitter, base: str, count: str) -> str:
+    return e.scalarised("i64", "ipow", ("i64", base), ("i64", count))
 
 
 HELPERS = {
@@ -164,34 +178,34 @@ end:
 
 
 def _is_nan(e: Emitter, d: DType, args: Sequence[str]) -> str:
-    return e.make(f"fcmp uno {TYPES[d]} {args[0]}, {args[0]}")
+    return e.make(f"fcmp uno {e.type(d)} {args[0]}, {args[0]}")
 
 
 def _is_finite(e: Emitter, d: DType, args: Sequence[str]) -> str:
-    return e.make(f"fcmp olt {TYPES[d]} {_intrinsic('fabs')(e, d, args)}, {literal(float('inf'), d)}")
+    return e.make(f"fcmp olt {e.type(d)} {_intrinsic('fabs')(e, d, args)}, {e.literal(float('inf'), d)}")
 
 
 def _float_rest(e: Emitter, d: DType, x: str, y: str) -> tuple[str, str, str]:
     """C's remainder, whether it is not 0, and whether its sign is not the divisor's."""
-    kind, zero = TYPES[d], literal(0.0, d)
+    kind, zero, flag = e.type(d), e.literal(0.0, d), e.wide("i1")
     rest = _libm("fmod")(e, d, (x, y))
     some = e.make(f"fcmp une {kind} {rest}, {zero}")
-    differ = e.make(f"xor i1 {e.make(f'fcmp olt {kind} {y}, {zero}')}, {e.make(f'fcmp olt {kind} {rest}, {zero}')}")
-    return rest, some, e.make(f"and i1 {some}, {differ}")
+    differ = e.make(f"xor {flag} {e.make(f'fcmp olt {kind} {y}, {zero}')}, {e.make(f'fcmp olt {kind} {rest}, {zero}')}")
+    return rest, some, e.make(f"and {flag} {some}, {differ}")
 
 
 def _float_mod(e: Emitter, d: DType, args: Sequence[str]) -> str:
     """Python's: the remainder has the divisor's sign; by zero it is NaN."""
-    kind, y = TYPES[d], args[1]
+    kind, y = e.type(d), args[1]
     rest, some, wrap = _float_rest(e, d, *args)
     moved = e.select(wrap, kind, e.make(f"fadd {kind} {rest}, {y}"), rest)
-    return e.select(some, kind, moved, _intrinsic("copysign")(e, d, (literal(0.0, d), y)))
+    return e.select(some, kind, moved, _intrinsic("copysign")(e, d, (e.literal(0.0, d), y)))
 
 
 def _float_floordiv(e: Emitter, d: DType, args: Sequence[str]) -> str:
     """Python's: exact where ``floor(x / y)`` would round up to the next integer; by zero it is x / y."""
-    kind, (x, y) = TYPES[d], args
-    zero, one, half = (literal(v, d) for v in (0.0, 1.0, 0.5))
+    kind, (x, y) = e.type(d), args
+    zero, one, half = (e.literal(v, d) for v in (0.0, 1.0, 0.5))
     rest, _, wrap = _float_rest(e, d, x, y)
     whole = e.make(f"fdiv {kind} {e.make(f'fsub {kind} {x}, {rest}')}, {y}")
     whole = e.select(wrap, kind, e.make(f"fsub {kind} {whole}, {one}"), whole)

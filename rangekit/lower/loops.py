@@ -1,0 +1,223 @@
+"""Changing the loops of a nest: what every schedule step is made of.
+
+Statements are values; a change gives new ones. ``rewritten`` finds loops and replaces them by statements; the rest
+are questions about a loop (what it carries from one iteration to the next, which variables an expression uses) and
+substitution of variables by expressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import count
+
+from rangekit.ir import dtype as dt
+from rangekit.ir.affine import affine, total
+from rangekit.ir.nest import Guard, Let, Loop, Prefetch, Print, Scratch, Stmt, Store, operands, walk
+from rangekit.ir.ops import Op
+from rangekit.ir.uop import UOp, alu, idx
+
+Body = tuple[Stmt, ...]
+_FRESH = count(1_000_000)  # past those of linearize; names are what is printed
+
+
+def variable(name: str) -> UOp:
+    """A new loop variable."""
+    return UOp(Op.VAR, dt.index, (), ("range", next(_FRESH), name))
+
+
+def local(name: str, dtype: dt.DType) -> UOp:
+    """A new name for a value."""
+    return UOp(Op.VAR, dtype, (), ("let", next(_FRESH), name))
+
+
+def name_of(loop: Loop) -> str:
+    """What schedules call it."""
+    name: str = loop.var.arg[-1]
+    return name
+
+
+def variables(n: UOp) -> frozenset[UOp]:
+    """The variables of an expression."""
+    found = _VARIABLES.get(n)
+    if found is None:
+        found = frozenset((n,)) if n.op is Op.VAR else frozenset().union(*map(variables, n.src)) if n.src else _NONE
+        if len(_VARIABLES) > 100_000:
+            _VARIABLES.clear()
+        _VARIABLES[n] = found
+    return found
+
+
+_NONE: frozenset[UOp] = frozenset()
+_VARIABLES: dict[UOp, frozenset[UOp]] = {}
+
+
+def used(stmts: Iterable[Stmt]) -> frozenset[UOp]:
+    """The variables that statements and their bodies use."""
+    return frozenset().union(*(variables(n) for s in walk(tuple(stmts)) for n in operands(s)))
+
+
+def rebuilt(s: Stmt, fn: Callable[[UOp], UOp]) -> Stmt:
+    """A statement with every expression mapped; the body of a loop is not entered."""
+    if isinstance(s, Let):
+        return Let(fn(s.var), fn(s.value))
+    if isinstance(s, Loop):
+        return replace(s, var=fn(s.var), lo=fn(s.lo), hi=fn(s.hi))
+    if isinstance(s, Store):
+        operand = fn(s.operand) if s.operand is not None else None
+        return replace(s, buffer=fn(s.buffer), index=tuple(map(fn, s.index)), value=fn(s.value), operand=operand)
+    if isinstance(s, Scratch):
+        return Scratch(fn(s.buffer))
+    if isinstance(s, Prefetch):
+        return Prefetch(fn(s.buffer), tuple(map(fn, s.index)))
+    if isinstance(s, Guard):
+        return Guard(fn(s.ok), s.access, s.axis, fn(s.value))
+    return Print(s.number, tuple(map(fn, s.indices)), fn(s.value), fn(s.when))
+
+
+def mapped(stmts: Body, fn: Callable[[UOp], UOp]) -> Body:
+    """Statements with every expression mapped, bodies too."""
+    out = []
+    for s in stmts:
+        s = rebuilt(s, fn)
+        out.append(replace(s, body=mapped(s.body, fn)) if isinstance(s, Loop) else s)
+    return tuple(out)
+
+
+def substitution(known: Mapping[UOp, UOp]) -> Callable[[UOp], UOp]:
+    """A function that replaces nodes; sums of indices come out in normal form."""
+    memo: dict[UOp, UOp] = dict(known)
+
+    def sub(n: UOp) -> UOp:
+        found = memo.get(n)
+        if found is None:
+            src = tuple(sub(c) for c in n.src)
+            found = n if src == n.src else _normal(n.replace(src=src))
+            memo[n] = found
+        return found
+
+    return sub
+
+
+def _normal(n: UOp) -> UOp:
+    if n.dtype is dt.index and n.op in (Op.ADD, Op.MUL, Op.SUB, Op.NEG):
+        return total(affine(n))
+    return n
+
+
+def plus(*terms: UOp) -> UOp:
+    """A sum of index expressions in normal form."""
+    total = terms[0]
+    for t in terms[1:]:
+        total = alu(Op.ADD, total, t)
+    return _normal(total)
+
+
+def times(n: UOp, factor: int) -> UOp:
+    """A multiple of an index expression in normal form."""
+    return _normal(alu(Op.MUL, n, idx(factor)))
+
+
+def minus(a: UOp, b: UOp) -> UOp:
+    """A difference in normal form."""
+    return plus(a, times(b, -1))
+
+
+def least(a: UOp, b: UOp) -> UOp:
+    """The smaller of two index expressions."""
+    if a.op is Op.CONST and b.op is Op.CONST:
+        return idx(min(a.arg, b.arg))
+    return alu(Op.MIN, a, b)
+
+
+def rewritten(stmts: Body, fn: Callable[[Loop], Body | None]) -> Body:
+    """Loops replaced, outer before inner; where ``fn`` gives None the loop stays and its body is searched."""
+    out: list[Stmt] = []
+    for s in stmts:
+        if isinstance(s, Loop):
+            new = fn(s)
+            if new is not None:
+                out.extend(new)
+                continue
+            s = replace(s, body=rewritten(s.body, fn))
+        out.append(s)
+    return tuple(out)
+
+
+def loops(stmts: Body) -> Iterator[Loop]:
+    """Every loop, outer before inner."""
+    return (s for s in walk(stmts) if isinstance(s, Loop))
+
+
+def chain(loop: Loop) -> list[Loop]:
+    """The loop and those perfectly nested in it."""
+    found = [loop]
+    while len(found[-1].body) == 1 and isinstance(found[-1].body[0], Loop):
+        found.append(found[-1].body[0])
+    return found
+
+
+def wrapped(loop_list: Iterable[Loop], body: Body) -> Body:
+    """The body in perfectly nested loops."""
+    for loop in reversed(list(loop_list)):
+        body = (replace(loop, body=body),)
+    return body
+
+
+def declared(stmts: Body) -> frozenset[UOp]:
+    """The scratch arrays made in statements."""
+    return frozenset(s.buffer for s in walk(stmts) if isinstance(s, Scratch))
+
+
+def carried(loop: Loop) -> list[Store]:
+    """Stores of a loop's body to places that do not move with it: what one iteration hands to the next."""
+    own = declared(loop.body)
+    inner = {loop.var}
+    for s in walk(loop.body):
+        if isinstance(s, Let) and variables(s.value) & inner:
+            inner.add(s.var)
+    return [
+        s
+        for s in walk(loop.body)
+        if isinstance(s, Store) and s.buffer not in own and not any(variables(i) & inner for i in s.index)
+    ]
+
+
+def parallel(loop: Loop) -> bool:
+    """Whether its iterations may run in any order."""
+    return not carried(loop)
+
+
+def accumulating(s: Store) -> str | None:
+    """The reducer by which a carried store merges, None if it just overwrites."""
+    return s.update
+
+
+def span(loop: Loop) -> int | None:
+    """The most iterations it can have; None where that is not known."""
+    if loop.kind != "loop" and loop.width and loop.kind != "thread":
+        return loop.width
+    if loop.lo.op is Op.CONST:
+        most = _most(loop.hi)
+        return None if most is None else max(0, most - int(loop.lo.arg))
+    extent = loop.range.extent
+    return extent if isinstance(extent, int) else None
+
+
+def _most(n: UOp) -> int | None:
+    """An upper bound of a loop's bound; loop variables are at least 0."""
+    if n.op is Op.CONST:
+        return int(n.arg)
+    if n.op is Op.MUL and n.src[1].op is Op.CONST and n.src[1].arg <= 0 and n.src[0].op is Op.VAR:
+        return 0
+    sides = [_most(s) for s in n.src]
+    known = [m for m in sides if m is not None]
+    if n.op is Op.MIN:
+        return min(known) if known else None
+    if len(known) < len(sides):
+        return None
+    if n.op is Op.ADD:
+        return sum(known)
+    if n.op is Op.IDIV and n.src[1].op is Op.CONST and n.src[1].arg > 0:
+        return known[0] // int(n.src[1].arg)
+    return None

@@ -1,0 +1,190 @@
+"""What a nest costs on a target, in cycles of one core: the one model that schedules are chosen by.
+
+``rows`` lists what a body does: each operation, load and store with the loops around it, the variables it depends on
+and how far each of them moves its address. ``cycles`` prices the rows under a choice of lanes, without building the
+nest: what does not depend on a lane is done once for all of it; a load is cheap where the vector's lane is contiguous
+or does not matter, dear where it is strided; a reduction with few accumulators waits for itself.
+
+Prices are throughputs of current x86 and Arm cores (A. Fog, instruction tables, 2024), rounded: a nominal machine, the
+same everywhere, and no measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rangekit.ir import dtype as dt
+from rangekit.ir.affine import affine
+from rangekit.ir.nest import Guard, Let, Loop, Prefetch, Scratch, Stmt, Store, operands
+from rangekit.ir.ops import MATH, Op
+from rangekit.ir.target import Target
+from rangekit.ir.uop import UOp, cast
+from rangekit.lower.loops import carried, span, variables
+
+PRICES: Mapping[Op, float] = {  # cycles of a vector instruction, or of the sequence an op becomes
+    Op.DIV: 5.0, Op.SQRT: 6.0, Op.MAX: 2.0, Op.MIN: 2.0, Op.IDIV: 20.0, Op.MOD: 20.0, Op.POW: 30.0, Op.ATAN2: 60.0,
+    Op.ISNAN: 0.5, Op.CAST: 1.0,
+}  # fmt: skip
+MATH_PRICE = 7.0  # a polynomial
+LATENCY = 4.0  # from one addition to the next of the same accumulator
+UNKNOWN = 64  # iterations of a loop whose length depends on data
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation, load or store of a statement. ``strides``: elements its address moves per iteration of a variable;
+    a variable in ``deps`` but not in ``strides`` moves it anywhere."""
+
+    kind: str  # "op", "load", "store" or "update"
+    price: float
+    deps: frozenset[UOp]
+    path: tuple[Loop, ...]
+    buffer: UOp | None = None
+    strides: Mapping[UOp, int] | None = None
+
+
+def rows(body: Sequence[Stmt], around: tuple[Loop, ...] = ()) -> list[Row]:
+    """What statements do, those of loops inside included."""
+    out: list[Row] = []
+    _rows(body, around, {}, set(), out)
+    return out
+
+
+def _rows(body: Sequence[Stmt], path: tuple[Loop, ...], known: dict[UOp, frozenset[UOp]], own: set[UOp],
+          out: list[Row]) -> None:  # fmt: skip
+    for s in body:
+        if isinstance(s, Scratch):
+            if not s.buffer.shape:
+                own.add(s.buffer)
+            continue
+        seen: set[UOp] = set()
+        for n in operands(s) if not isinstance(s, (Loop, Prefetch)) else ():
+            _expression(n, path, known, own, out, seen)
+        if isinstance(s, Let):
+            known[s.var] = _deps(s.value, known)
+        elif isinstance(s, Loop):
+            known[s.var] = frozenset((s.var,))
+            _rows(s.body, (*path, s), known, own, out)
+        elif isinstance(s, Store):
+            strides, deps = _strides(s.buffer, s.index, known)
+            deps |= _deps(s.value, known)
+            kind = "update" if s.buffer in own else "store"
+            out.append(Row(kind, 0.0 if kind == "update" else 1.0, deps, path, s.buffer, strides))
+        elif isinstance(s, Guard):
+            out.append(Row("op", 2.0, _deps(s.ok, known), path))
+
+
+def _deps(n: UOp, known: Mapping[UOp, frozenset[UOp]]) -> frozenset[UOp]:
+    return frozenset().union(*(known.get(v, frozenset()) for v in variables(n)))
+
+
+def _expression(n: UOp, path: tuple[Loop, ...], known: dict[UOp, frozenset[UOp]], own: set[UOp], out: list[Row],
+                seen: set[UOp]) -> None:  # fmt: skip
+    if n in seen or n.op in (Op.VAR, Op.CONST, Op.PARAM, Op.BUFFER, Op.INVALID):
+        return
+    seen.add(n)
+    for s in n.src:
+        _expression(s, path, known, own, out, seen)
+    if n.op is Op.INDEX:
+        if n.src[0] in own:
+            return
+        strides, deps = _strides(n.src[0], n.src[1:], known)
+        out.append(Row("load", 0.5, deps, path, n.src[0], strides))
+    elif n.dtype is not dt.index:
+        price = MATH_PRICE if n.op in MATH and n.op is not Op.SQRT else PRICES.get(n.op, 0.5)
+        out.append(Row("op", price * max(1, n.dtype.itemsize // 4), _deps(n, known), path))
+
+
+def _strides(buffer: UOp, index: Sequence[UOp], known: Mapping[UOp, frozenset[UOp]],
+             ) -> tuple[dict[UOp, int], frozenset[UOp]]:  # fmt: skip
+    """Elements the address moves per iteration of each variable, and every variable it depends on."""
+    steps = getattr(buffer.arg, "strides", None) or [math.prod(buffer.shape[a + 1 :]) for a in range(len(buffer.shape))]
+    moved: dict[UOp, int] = {}
+    wild: set[UOp] = set()
+    deps: frozenset[UOp] = frozenset()
+    for i, step in zip(index, steps, strict=True):
+        while i.op is Op.WHERE and i.src[2].op is Op.INVALID:
+            deps |= _deps(i.src[0], known)
+            i = i.src[1]
+        terms, _ = affine(i if i.dtype is dt.index else cast(i, dt.index))
+        for atom, factor in terms.items():
+            if atom.op is Op.VAR and known.get(atom) == frozenset((atom,)):
+                moved[atom] = moved.get(atom, 0) + factor * step
+            else:
+                wild |= _deps(atom, known)
+    return {v: f for v, f in moved.items() if v not in wild}, deps | frozenset(moved) | wild
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """A choice of what runs in step: the variable of the vectors and its block, and blocks of further variables."""
+
+    vector: UOp | None = None
+    block: int = 1
+    others: tuple[tuple[UOp, int], ...] = ()
+    width: int = 8  # elements of one vector
+
+    def count(self, v: UOp) -> int:
+        """Iterations of a variable that run in step."""
+        if v is self.vector:
+            return self.block
+        return next((n for u, n in self.others if u is v), 1)
+
+
+def cycles(listed: Sequence[Row], lanes: Lanes, target: Target) -> float:
+    """The price of rows under a choice of lanes."""
+    width = lanes.width
+    total = 0.0
+    leaves: dict[tuple[Loop, ...], list[float]] = {}  # of each loop path: price of an iteration, accumulators
+    trips: dict[tuple[Loop, ...], float] = {}
+    for row in listed:
+        times = trips.get(row.path)
+        if times is None:
+            times = trips[row.path] = math.prod(_blocks(loop, lanes) for loop in row.path)
+        many = 1.0
+        for loop in row.path:
+            v = loop.var
+            if v in row.deps:
+                if v is lanes.vector:
+                    many *= max(1.0, lanes.block / width)
+                else:
+                    many *= lanes.count(v)
+        price = row.price
+        if row.kind in ("load", "store"):
+            price = _access(row, lanes, width)
+        entry = leaves.setdefault(row.path, [0.0, 0.0])
+        entry[0] += many * price
+        if row.kind == "update":
+            entry[1] += many
+        total += times * many * price
+    for path, (price, accumulators) in leaves.items():
+        if not path:
+            continue
+        extra = 1.0  # the loop itself
+        if accumulators and carried(path[-1]):
+            extra = max(extra, LATENCY - price)
+            extra += 2.0 * max(0.0, accumulators - target.registers + 3)  # spilled
+        total += trips[path] * extra
+    return total
+
+
+def _blocks(loop: Loop, lanes: Lanes) -> float:
+    n = span(loop)
+    return math.ceil((UNKNOWN if n is None else n) / lanes.count(loop.var))
+
+
+def _access(row: Row, lanes: Lanes, width: int) -> float:
+    v = lanes.vector
+    if v is None or v not in row.deps:
+        return row.price
+    assert row.strides is not None
+    step = row.strides.get(v)
+    if step == 1:
+        return row.price
+    if step == 0:
+        return row.price
+    if row.kind == "load" and any(row.strides.get(u) == 1 and n % width == 0 for u, n in lanes.others):
+        return row.price + 0.5 * math.log2(width)
+    return width * (0.75 if row.kind == "load" else 1.5)

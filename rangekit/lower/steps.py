@@ -1,0 +1,424 @@
+"""What each schedule step does to loops. Each takes the statements around and gives new ones, or says why it cannot.
+
+All of them keep what is computed: only *order* and *place* change. A reduction may be split into partial results,
+which are combined in a fixed order; integers do not notice, floats within rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rangekit.errors import ScheduleError
+from rangekit.ir import dtype as dt
+from rangekit.ir.nest import Let, Loop, Prefetch, Scratch, Stmt, Store, operands, walk
+from rangekit.ir.ops import Op
+from rangekit.ir.reducers import REDUCERS
+from rangekit.ir.uop import UOp, alu, const, idx, new_buffer
+from rangekit.lower.loops import (
+    Body,
+    carried,
+    declared,
+    least,
+    local,
+    mapped,
+    minus,
+    name_of,
+    parallel,
+    plus,
+    span,
+    substitution,
+    times,
+    used,
+    variable,
+    variables,
+    wrapped,
+)
+
+# ---- tile ------------------------------------------------------------------------------------------------------------
+
+
+def tile(loop: Loop, size: int) -> Loop:
+    """Blocks of ``size`` iterations: the loop over blocks keeps the name, the loop inside one gets ``.t``."""
+    inner = variable(name_of(loop) + ".t")
+    n = minus(loop.hi, loop.lo)
+    blocks = idx(-(-max(0, n.arg) // size)) if n.op is Op.CONST else alu(Op.IDIV, plus(n, idx(size - 1)), idx(size))
+    start = times(loop.var, size)
+    even = n.op is Op.CONST and n.arg % size == 0
+    hi = idx(size) if even else least(idx(size), minus(n, start))
+    if n.op is Op.CONST and n.arg <= size:
+        hi = n
+    body = mapped(loop.body, substitution({loop.var: plus(loop.lo, start, inner)}))
+    return replace(loop, lo=idx(0), hi=blocks, width=0, body=(Loop(inner, loop.range, idx(0), hi, body, width=size),))
+
+
+def block(loop: Loop, size: int) -> tuple[Loop | None, Loop]:
+    """The loop over blocks and the one inside a block; no loop over blocks where there is only one."""
+    n = minus(loop.hi, loop.lo)
+    if n.op is Op.CONST and n.arg <= size and loop.lo.op is Op.CONST and loop.lo.arg == 0:
+        return None, replace(loop, width=max(1, n.arg))
+    outer = tile(loop, size)
+    inner = outer.body[0]
+    assert isinstance(inner, Loop)
+    return outer, inner
+
+
+# ---- lanes -----------------------------------------------------------------------------------------------------------
+
+
+def in_lanes(loop: Loop, lanes: int) -> Loop:
+    """A loop over a block, its iterations in step: as vectors of ``lanes`` elements (1: registers of their own)."""
+    for s in walk(loop.body):
+        if isinstance(s, Loop) and s.kind == "loop" and loop.var in variables(s.lo) | variables(s.hi):
+            raise ScheduleError(
+                f"{name_of(loop)} cannot run in step: the bounds of {name_of(s)} depend on it",
+                help=f"upcast another range, or tile {name_of(loop)} further out",
+            )
+    return replace(loop, kind="vector" if lanes > 1 else "upcast", lanes=lanes)
+
+
+def sunk(loop: Loop) -> Loop:
+    """The loop moved inside the parallel loops that are perfectly nested in it."""
+    if len(loop.body) == 1:
+        inner = loop.body[0]
+        if (
+            isinstance(inner, Loop)
+            and inner.kind in ("loop", "upcast")
+            and not (inner.kind == "upcast" and loop.kind == "upcast")
+            and loop.var not in variables(inner.lo) | variables(inner.hi)
+            and inner.var not in variables(loop.lo) | variables(loop.hi)
+            and parallel(inner)
+            and parallel(replace(loop, body=inner.body))
+        ):
+            return replace(inner, body=(sunk(replace(loop, body=inner.body)),))
+    return loop
+
+
+# ---- reductions in parts ---------------------------------------------------------------------------------------------
+
+
+def partial(loop: Loop, inner: Loop) -> Body:
+    """A reduction whose block loop ``inner`` runs in lanes: one partial result a lane, combined as a tree after it.
+
+    ``loop`` is the blocks' loop around ``inner`` (or ``inner`` itself).
+    """
+    groups = accumulators(loop)
+    size = inner.width
+    parts: dict[UOp, UOp] = {}
+    before: list[Stmt] = []
+    after: list[Stmt] = []
+    for reducer, buffers in groups:
+        for b in buffers:
+            parts[b] = new_buffer(b.dtype, (*b.shape, size), b.arg.name, "register" if size <= 64 else "local")
+            before.append(Scratch(parts[b]))
+        neutral = REDUCERS[reducer].identity(tuple(b.dtype for b in buffers))
+        outer, at = _over(buffers[0].shape, inner.range)
+        lane = variable(name_of(inner))
+        fill = tuple(Store(parts[b], (*at, lane), e) for b, e in zip(buffers, neutral, strict=True))
+        before += wrapped([*outer, replace(inner, var=lane, lo=idx(0), hi=idx(size), body=())], fill)
+        after += wrapped(outer, _combined(reducer, buffers, parts, at, inner))
+
+    def moved(n: UOp) -> UOp:
+        found = memo.get(n)
+        if found is None:
+            src = tuple(moved(c) for c in n.src)
+            found = n if src == n.src else n.replace(src=src)
+            if n.op is Op.INDEX and n.src[0] in parts:
+                found = UOp(Op.INDEX, n.dtype, (parts[n.src[0]], *found.src[1:], inner.var))
+            memo[n] = found
+        return found
+
+    memo: dict[UOp, UOp] = {}
+    body = mapped(loop.body, moved)
+    body = _map_stores(body, lambda s: replace(s, buffer=parts[s.buffer], index=(*s.index, inner.var))
+                       if s.buffer in parts else s)  # fmt: skip
+    return (*before, replace(loop, body=body), *after)
+
+
+def accumulators(loop: Loop) -> list[tuple[str, tuple[UOp, ...]]]:
+    """What a reduction accumulates: reducers and their buffers. ``ScheduleError`` if it is not one."""
+    out: list[tuple[str, tuple[UOp, ...]]] = []
+    pending: list[Store] = []
+    for s in carried(loop):
+        if s.update is None:
+            raise ScheduleError(
+                f"{name_of(loop)} hands {s.buffer.arg.name} from one iteration to the next, not through a reduction",
+                help="only reductions and loops without such a value can be split or run in lanes",
+            )
+        pending.append(s)
+        if len(pending) == REDUCERS[s.update].arity:
+            group = s.update, tuple(p.buffer for p in pending)
+            if group not in out:
+                out.append(group)
+            pending = []
+    return out
+
+
+def _over(shape: Sequence[int], like: UOp) -> tuple[list[Loop], tuple[UOp, ...]]:
+    """Loops over every element of a shape, and their variables."""
+    made = [variable("d") for _ in shape]
+    return [Loop(v, like, idx(0), idx(n), ()) for v, n in zip(made, shape, strict=True)], tuple(made)
+
+
+def _combined(reducer: str, buffers: tuple[UOp, ...], parts: dict[UOp, UOp], at: tuple[UOp, ...], inner: Loop) -> Body:
+    """The partial results halved again and again, then added to the accumulator."""
+    out: list[Stmt] = []
+    size = inner.width
+    while size > 1:
+        half = size // 2
+        if size % 2:  # the odd one out first
+            here, there = (tuple(UOp(Op.INDEX, b.dtype, (parts[b], *at, idx(p))) for b in buffers) for p in (0, size - 1))
+            out += _merge(reducer, tuple(parts[b] for b in buffers), (*at, idx(0)), here, there)
+        lane = variable(name_of(inner))
+        here, there = (
+            tuple(UOp(Op.INDEX, b.dtype, (parts[b], *at, place)) for b in buffers)
+            for place in (lane, plus(lane, idx(half)))
+        )
+        body = _merge(reducer, tuple(parts[b] for b in buffers), (*at, lane), here, there)
+        lanes = math.gcd(half, inner.lanes)
+        kind = "vector" if lanes > 1 else "unroll"
+        out.append(Loop(lane, inner.range, idx(0), idx(half), body, kind, half, lanes))
+        size = half
+    whole = tuple(UOp(Op.INDEX, b.dtype, (parts[b], *at, idx(0))) for b in buffers)
+    own = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
+    return (*out, *_merge(reducer, buffers, at, own, whole))
+
+
+def _merge(
+    reducer: str, buffers: tuple[UOp, ...], at: tuple[UOp, ...], own: tuple[UOp, ...], other: tuple[UOp, ...]
+) -> Body:
+    """``buffers[at] = combine(own, other)``."""
+    if len(buffers) == 1:
+        (new,) = REDUCERS[reducer].combine(own, other)
+        return (Store(buffers[0], at, new, reducer, other[0]),)
+    out: list[Stmt] = []
+
+    def named(values: tuple[UOp, ...], name: str) -> tuple[UOp, ...]:
+        made = tuple(local(name, v.dtype) for v in values)
+        out.extend(Let(m, v) for m, v in zip(made, values, strict=True))
+        return made
+
+    combined = REDUCERS[reducer].combine(named(own, "old"), named(other, "v"))
+    if all(v.op is Op.WHERE and v.src[0] is combined[0].src[0] for v in combined):
+        (keep,) = named((combined[0].src[0],), "keep")
+        combined = tuple(v.replace(src=(keep, *v.src[1:])) for v in combined)
+    new = named(combined, "new")
+    out.extend(Store(b, at, v, reducer, v) for b, v in zip(buffers, new, strict=True))
+    return tuple(out)
+
+
+def _map_stores(stmts: Body, fn) -> Body:  # type: ignore[no-untyped-def]
+    out: list[Stmt] = []
+    for s in stmts:
+        if isinstance(s, Loop):
+            s = replace(s, body=_map_stores(s.body, fn))
+        out.append(fn(s) if isinstance(s, Store) else s)
+    return tuple(out)
+
+
+def grouped(loop: Loop, blocks: int) -> Body:
+    """A reduction in at most ``blocks`` contiguous parts of whole results each, combined in order after it."""
+    groups = accumulators(loop)
+    n = span(loop)
+    if n is None or loop.hi.op is not Op.CONST:
+        raise ScheduleError(f"{name_of(loop)} cannot be grouped: its length is not a constant")
+    outer = tile(loop, -(-n // blocks))
+    count = outer.hi.arg
+    before: list[Stmt] = []
+    start: list[Stmt] = []
+    end: list[Stmt] = []
+    after: list[Stmt] = []
+    own: dict[UOp, UOp] = {}
+    place = variable(name_of(loop))
+    for reducer, buffers in groups:
+        neutral = REDUCERS[reducer].identity(tuple(b.dtype for b in buffers))
+        loops, at = _over(buffers[0].shape, loop.range)
+        fill: list[Stmt] = []
+        save: list[Stmt] = []
+        parts = []
+        for b, e in zip(buffers, neutral, strict=True):
+            part = new_buffer(b.dtype, (count, *b.shape), b.arg.name, "local")
+            own[b] = new_buffer(b.dtype, b.shape, b.arg.name, b.arg.memory)
+            parts.append(part)
+            before.append(Scratch(part))
+            start.append(Scratch(own[b]))
+            fill.append(Store(own[b], at, e))
+            save.append(Store(part, (outer.var, *at), UOp(Op.INDEX, b.dtype, (own[b], *at))))
+        start += wrapped(loops, tuple(fill))
+        end += wrapped(_over_again(loops), mapped(tuple(save), substitution({})))
+        mine = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
+        theirs = tuple(UOp(Op.INDEX, p.dtype, (p, place, *at)) for p in parts)
+        merge = wrapped(loops, _merge(reducer, buffers, at, mine, theirs))
+        after.append(Loop(place, loop.range, idx(0), idx(count), merge))
+    body = mapped(outer.body, substitution(own))
+    return (*before, replace(outer, body=(*start, *body, *end)), *after)
+
+
+def _over_again(loops: list[Loop]) -> list[Loop]:
+    return loops
+
+
+# ---- a reduction's blocks outside the loops around it ------------------------------------------------------------------
+
+
+def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
+    """``loop`` (a reduction's loop over blocks) outside the parallel loops ``around`` it.
+
+    Between two blocks the accumulators wait in memory: in the result itself where the reduction is just stored, else
+    in a scratch array. What follows the reduction is done after its last block.
+    """
+    if loop.lo.op is not Op.CONST or loop.hi.op is not Op.CONST or loop.hi.arg <= loop.lo.arg:
+        raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}: its length is not a constant")
+    if variables(loop.lo) | variables(loop.hi):
+        raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}: its bounds depend on it")
+    first, last = alu(Op.EQ, loop.var, loop.lo), alu(Op.EQ, loop.var, idx(loop.hi.arg - 1))
+    own = [s.buffer for s in before if isinstance(s, Scratch)]
+    kept = [b for _, buffers in accumulators(loop) for b in buffers]
+    if any(b not in own or b.shape for b in kept):
+        raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}: it fills an array")
+    place = _result(kept, after)
+    outside: list[Stmt] = []
+    waiting: dict[UOp, tuple[UOp, tuple[UOp, ...]]] = {}
+    for b in kept:
+        if place is not None:
+            waiting[b] = place.buffer, place.index
+            continue
+        spans = [span(a) for a in around]
+        if any(n is None for n in spans):
+            raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}, whose length is not known")
+        array = new_buffer(b.dtype, tuple(n for n in spans if n is not None), b.arg.name, "local")
+        outside.append(Scratch(array))
+        waiting[b] = array, tuple(a.var for a in around)
+    inside: list[Stmt] = []
+    later = alu(Op.LT, loop.lo, loop.var)
+    for s in before:
+        if isinstance(s, Store) and s.buffer in waiting:
+            array, at = waiting[s.buffer]
+            gated = UOp(Op.WHERE, dt.index, (later, at[0], UOp(Op.INVALID, dt.index)))
+            read = UOp(Op.INDEX, s.buffer.dtype, (array, gated, *at[1:]))
+            zero = s.value.op is Op.CONST and s.value.arg == 0 and math.copysign(1, s.value.arg) > 0
+            inside.append(replace(s, value=read if zero else alu(Op.WHERE, first, s.value, read)))
+        elif isinstance(s, Store):
+            raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}: {s.buffer.arg.name} is written")
+        else:
+            inside.append(s)
+    inside += loop.body
+    for b in kept:
+        array, at = waiting[b]
+        inside.append(Store(array, at, UOp(Op.INDEX, b.dtype, (b,))))
+    if place is None:
+        inside += _only_when(last, after)
+    return (*outside, replace(loop, body=wrapped(around, tuple(inside))))
+
+
+def _result(kept: list[UOp], after: Body) -> Store | None:
+    """The store of the one accumulator as it is, if that is all that follows."""
+    if len(kept) != 1 or len(after) != 1 or not isinstance(after[0], Store):
+        return None
+    s = after[0]
+    plain = s.value is UOp(Op.INDEX, kept[0].dtype, (kept[0],)) and s.buffer.dtype is kept[0].dtype
+    gated = any(i.op in (Op.WHERE, Op.INVALID) for i in s.index)
+    return s if plain and not gated and s.index else None
+
+
+def _only_when(condition: UOp, stmts: Body) -> Body:
+    out: list[Stmt] = []
+    for s in stmts:
+        if isinstance(s, Store):
+            gated = UOp(Op.WHERE, dt.index, (condition, s.index[0], UOp(Op.INVALID, dt.index)))
+            s = replace(s, index=(gated, *s.index[1:]))
+        elif not isinstance(s, Let):
+            raise ScheduleError("what follows the reduction is not a plain store")
+        out.append(s)
+    return tuple(out)
+
+
+# ---- stage -------------------------------------------------------------------------------------------------------------
+
+
+def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool) -> Loop:
+    """Inside one iteration of ``loop``: what is read of ``buffer`` copied first into a scratch array, packed.
+
+    The copy has an axis for each inner loop that the read depends on, by default loops over blocks first, then those of
+    reductions, then lanes, the vector last: so the innermost loops read it from front to back.
+    """
+    reads = list(dict.fromkeys(n for s in walk(loop.body) for o in operands(s) for n in _indexed(o, buffer)))
+    if not reads:
+        raise ScheduleError(f"{name_of(loop)} does not read {buffer.arg.name}", help="stage it at a loop around its use")
+    if buffer in {s.buffer for s in walk(loop.body) if isinstance(s, Store)}:
+        raise ScheduleError(f"{buffer.arg.name} cannot be staged: it is written there")
+    inner = {s.var: s for s in walk(loop.body) if isinstance(s, Loop)}
+    lets = {s.var for s in walk(loop.body) if isinstance(s, Let)}
+    before: list[Stmt] = []
+    known: dict[UOp, UOp] = {}
+    for read in reads:
+        used_here = frozenset().union(*map(variables, read.src[1:]))
+        if used_here & lets:
+            raise ScheduleError(f"{buffer.arg.name} cannot be staged: where it is read depends on data")
+        mine = [inner[v] for v in inner if v in used_here]
+        sizes = [span(a) for a in mine]
+        if any(n is None for n in sizes):
+            raise ScheduleError(f"{buffer.arg.name} cannot be staged: a loop around its use has no constant length")
+        axes = _laid_out(mine, layout, loop)
+        fresh = {a.var: variable(name_of(a)) for a in axes}
+        sub = substitution(fresh)
+        array = new_buffer(buffer.dtype, tuple(span(a) or 0 for a in axes), buffer.arg.name + "_tile", "local")
+        copy: Body = (Store(array, tuple(fresh[a.var] for a in axes), sub(read)),)
+        order = sorted(axes, key=lambda a: (a.kind == "vector", a.kind == "upcast"))
+        around = []
+        for a in order:
+            lo, hi = sub(a.lo), sub(a.hi)
+            missing = (variables(lo) | variables(hi)) & (inner.keys() - set())
+            if missing:
+                raise ScheduleError(f"{buffer.arg.name} cannot be staged: the length of {name_of(a)} varies")
+            around.append(replace(a, var=fresh[a.var], lo=lo, hi=hi, body=(),
+                                  kind="loop" if a.kind == "thread" else a.kind))  # fmt: skip
+        around = _nested(around)
+        if threads and around and around[0].kind == "loop" and span(around[0]) != 1:
+            around[0] = replace(around[0], kind="thread", width=1)
+        before += [Scratch(array), *wrapped(around, copy)]
+        known[read] = UOp(Op.INDEX, buffer.dtype, (array, *(a.var for a in axes)))
+    return replace(loop, body=(*before, *mapped(loop.body, substitution(known))))
+
+
+def _nested(around: list[Loop]) -> list[Loop]:
+    """Loops in an order in which the bounds of each are known."""
+    out: list[Loop] = []
+    left = list(around)
+    while left:
+        names = {a.var for a in left}
+        free = next(a for a in left if not (variables(a.lo) | variables(a.hi)) & (names - {a.var}))
+        out.append(free)
+        left.remove(free)
+    return out
+
+
+def _laid_out(mine: list[Loop], layout: Sequence[str] | None, at: Loop) -> list[Loop]:
+    if layout is not None:
+        by_name = {name_of(a): a for a in mine}
+        if set(layout) != set(by_name):
+            raise ScheduleError(f"layout= names {', '.join(layout)}; the read depends on {', '.join(by_name)}")
+        return [by_name[n] for n in layout]
+    rank = {"loop": 0, "thread": 0, "unroll": 1, "upcast": 2, "vector": 3}
+    return sorted(mine, key=lambda a: max(rank[a.kind], 1 if not parallel(a) else 0))
+
+
+def _indexed(n: UOp, buffer: UOp) -> list[UOp]:
+    found = [n] if n.op is Op.INDEX and n.src[0] is buffer else []
+    return found + [f for s in n.src for f in _indexed(s, buffer)]
+
+
+def prefetched(loop: Loop, buffer: UOp) -> Loop:
+    """At the start of each iteration of ``loop``: the lines of ``buffer`` that this iteration stores to, asked for."""
+    stores = [s for s in walk(loop.body) if isinstance(s, Store) and s.buffer is buffer]
+    known = {loop.var, *(v for s in loop.body if isinstance(s, Let) for v in (s.var,))}
+    inner = {s.var for s in walk(loop.body) if isinstance(s, Loop)} - known
+    before = []
+    for s in stores:
+        zero = substitution({v: idx(0) for v in inner})
+        before.append(Prefetch(buffer, tuple(zero(i) for i in s.index)))
+    return replace(loop, body=(*dict.fromkeys(before), *loop.body))
+
+
+__all__ = ["block", "const", "declared", "grouped", "hoisted", "in_lanes", "partial", "staged", "sunk", "tile", "used"]
