@@ -49,7 +49,7 @@ def remez(f: Function, weight: Function, lo: Any, hi: Any, count: int) -> tuple[
 
 
 def fit(f: Function, weight: Function, lo: Any, hi: Any, count: int, bits: int) -> tuple[list[float], float]:
-    """The same with coefficients that are floats: the best of rounding none to three of them before fitting the rest."""
+    """The same with coefficients that are floats: the first none to three are rounded before the rest are fitted."""
     tried = []
     for narrow in range(min(4, count)):
         fixed: list[float] = []
@@ -57,7 +57,7 @@ def fit(f: Function, weight: Function, lo: Any, hi: Any, count: int, bits: int) 
         for shift in range(1, narrow + 1):
             fixed.append(rounded(rest[0], bits))
 
-            def left(x: Any, shift: int = shift) -> Any:
+            def left(x: Any, shift: int = shift, fixed: tuple[float, ...] = tuple(fixed)) -> Any:
                 return (f(x) - mp.polyval(fixed[::-1], x)) / x**shift
 
             scaled = away(lambda x, shift=shift: weight(x) * abs(x) ** shift)
@@ -95,16 +95,23 @@ def log_ratio(t: Any) -> Any:
     return mp.log((1 + s) / (1 - s)) / s
 
 
+def erf_ratio(t: Any) -> Any:
+    """erf(x) / x in t = x**2."""
+    return mp.erf(mp.sqrt(t)) / mp.sqrt(t)
+
+
 # fmt: off
+H = mp.mpf("0.347")  # a little over log(2) / 2
 S2 = mp.mpf("0.02945")  # ((m - 1) / (m + 1))**2 for m in [sqrt(1/2), sqrt(2)]
-# name: function, weight, from, to, coefficients for float32, for float64 (0: not needed)
+# name: function, weight, from, to, how many coefficients for float32 and float64
 FITS: dict[str, tuple[Function, Function, Any, Any, int, int]] = {
-    "EXP": (away(lambda r: (mp.exp(r) - 1 - r) / r**2), away(lambda r: abs(r * r / mp.expm1(r))), "-0.347", "0.347", 5, 11),
+    "EXP": (away(lambda r: (mp.exp(r) - 1 - r) / r**2), away(lambda r: abs(r * r / mp.expm1(r))), -H, H, 5, 11),
     "LOG": (away(lambda t: (log_ratio(t) - 2) / t), away(lambda t: t / 2), 0, S2, 3, 7),
-    "SIN": (odd(mp.sin), odd_weight(mp.sin), 0, "2.5", 4, 8),
+    "SIN": (odd(mp.sin), odd_weight(mp.sin), 0, "0.63", 3, 6),
+    "COS": (away(lambda t: (mp.cos(mp.sqrt(t)) - 1 + t / 2) / t**2), away(lambda t: t**2), 0, "0.63", 3, 6),
     "TAN": (odd(mp.tan), odd_weight(mp.tan), 0, "0.63", 6, 14),
     "SINH": (odd(mp.sinh), odd_weight(mp.sinh), 0, 1, 4, 7),
-    "ERF": (away(lambda t: mp.erf(mp.sqrt(t)) / mp.sqrt(t) - 1), away(lambda t: mp.sqrt(t) / mp.erf(mp.sqrt(t))), 0, 1, 7, 12),
+    "ERF": (away(lambda t: erf_ratio(t) - 1), away(lambda t: 1 / erf_ratio(t)), 0, 1, 7, 12),
     "ERFC": (lambda x: -mp.log(mp.erfc(x)), lambda x: mp.erfc(x) / mp.erf(x), "0.99", (4, "5.94"), 7, 19),
     "POW_LOG": (away(lambda t: log_ratio(t) / mp.log(2)), lambda t: mp.mpf(1) / 3, 0, S2, 0, 5),
     "POW_EXP": (lambda r: mp.power(2, r), lambda r: mp.power(2, -r), "-0.5001", "0.5001", 0, 7),

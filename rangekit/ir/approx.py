@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rangekit.ir import approx_exp, approx_log, approx_trig
+from rangekit.ir import approx_exp, approx_log, approx_pow, approx_trig
 from rangekit.ir import dtype as dt
 from rangekit.ir.approx_build import FORMATS, Format, Value
 from rangekit.ir.dtype import DType
@@ -41,6 +41,8 @@ def expand(n: UOp) -> UOp | None:
     if f is None:
         return None
     x = Value(n.src[0])
+    if n.op is Op.POW:
+        return approx_pow.power(x, Value(n.src[1]), f).node
     if n.op in _BASES:
         return approx_log.logarithm(x, f, _BASES[n.op]).node
     if n.op in _TRIG:

@@ -27,9 +27,10 @@ def _growth(r: Value, f: Format) -> Value:
     return fma(r, fma(r, polynomial(r, tables.EXP[f.dtype]), 1.0), 1.0)
 
 
-def _growth_less_one(r: Value, f: Format) -> Value:
-    """e**r - 1 for a small r."""
-    return fma(r * r, polynomial(r, tables.EXP[f.dtype]), r)
+def _less_one(r: Value, power: Value, f: Format, unit: float = 1.0) -> Value:
+    """(power e**r - 1) * unit of a power of two that has the factor already; power * r - unit is exact, or near."""
+    rest = r * r * polynomial(r, tables.EXP[f.dtype])
+    return fma(power, rest, fma(power, r, power - unit))
 
 
 def _power(n: Value, extra: int, f: Format) -> Value:
@@ -38,21 +39,33 @@ def _power(n: Value, extra: int, f: Format) -> Value:
 
 
 def exp(x: Value, f: Format) -> Value:
-    """e**x. 2**n is two factors, of which the second is a power of two near n's sign: a subnormal result is rounded
-    once, and one that is too large becomes inf.
-    """
-    below = x < 0.0
+    """e**x."""
     n, r = reduced(at_least(at_most(x, f.pick(89.0, 710.0)), f.pick(-104.0, -746.0)), f)
+    return _scaled(_growth(r, f), n, x < 0.0, f)
+
+
+def _scaled(value: Value, n: Value, below: Value, f: Format) -> Value:
+    """value 2**n, as two factors, of which the second has n's sign: a subnormal result is rounded once, and one that is
+    too large becomes inf.
+    """
     first = (n + where(below, constant(f.one + (64 << f.fraction), f.integer), f.one - (1 << f.fraction))).bits(f.dtype)
     second = where(below, constant(2.0**-64, f.dtype), 2.0)
-    return _growth(r, f) * first * second
+    return value * first * second
+
+
+def scaled(r: Value, tail: Value, n: Value, below: Value, f: Format) -> Value:
+    """e**(r + tail) 2**n, ``below`` if n is not positive."""
+    square = r * r
+    value = fma(square, polynomial(r, tables.EXP[f.dtype]), r)
+    value = (value + fma(value, tail, tail)) + 1.0
+    return _scaled(value, n, below, f)
 
 
 def expm1(x: Value, f: Format) -> Value:
     """e**x - 1; x itself where that is as near."""
     n, r = reduced(at_least(at_most(x, f.pick(89.0, 710.0)), f.pick(-18.0, -38.0)), f)
     half = _power(n, -1, f)  # 2**n may be too large where the result is not
-    value = fma(half, _growth_less_one(r, f), half - 0.5) * 2.0
+    value = _less_one(r, half, f, 0.5) * 2.0
     return where(abs(x) < f.pick(2.0**-25, 2.0**-54), x, value)
 
 
@@ -60,9 +73,12 @@ def tanh(x: Value, f: Format) -> Value:
     """(e**2x - 1) / (e**2x + 1), of |x|."""
     size = at_most(abs(x), f.pick(10.0, 20.0))
     n, r = reduced(size + size, f)
-    power = _power(n, 0, f)
-    above = fma(power, _growth_less_one(r, f), power - 1.0)
-    return f.signed(above / (above + 2.0), x)
+    above = _less_one(r, _power(n, 0, f), f)
+    total = above + 2.0
+    lost = where(size < 0.3, above - (total - 2.0), 0.0)  # where rounding the sum shows
+    value = above / total
+    error = fma(-value, lost, fma(-value, total, above))
+    return f.signed(fma(error, fma(value, -0.5, 0.5), value), x)  # (1 - value) / 2 is 1 / total
 
 
 def _half_exp(size: Value, f: Format) -> Value:

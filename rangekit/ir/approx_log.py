@@ -16,6 +16,7 @@ from rangekit.ir.approx_build import Format, Value, constant, fma, polynomial, w
 
 _ROOT = {23: 0x3F3504F3, 52: 0x3FE6A09E667F3BCD}  # the bits of sqrt(1/2)
 _INTEGRAL = {23: 0x4B000000, 52: 0x4330000000000000}  # of 2**fraction, whose lowest bits are those of an integer
+INTEGER_AT = {23: 2.0**23 + 127, 52: 2.0**52 + 1023}  # the same with an exponent's bias
 
 
 def split(x: Value, f: Format) -> tuple[Value, Value, Value]:
@@ -24,10 +25,6 @@ def split(x: Value, f: Format) -> tuple[Value, Value, Value]:
     e = ((above >> f.fraction) | _INTEGRAL[f.fraction]).bits(f.dtype)
     m = ((above & ((1 << f.fraction) - 1)) + _ROOT[f.fraction]).bits(f.dtype)
     return e, m, above & (2 * f.sign - (1 << f.fraction))
-
-
-def _offset(f: Format) -> float:
-    return 2.0**f.fraction + f.bias
 
 
 def _parts(g: Value, f: Format) -> tuple[Value, Value]:
@@ -83,7 +80,7 @@ def logarithm(x: Value, f: Format, base: int) -> Value:
     """The logarithm to base 2 or 10, or (0) the natural one."""
     small, up = x < f.tiny, f.fraction + 2
     e, m, _ = split(where(small, x * 2.0**up, x), f)
-    e = e - where(small, constant(_offset(f) + up, f.dtype), _offset(f))
+    e = e - where(small, constant(INTEGER_AT[f.fraction] + up, f.dtype), INTEGER_AT[f.fraction])
     return _edges(x, _of(e, m - 1.0, f, base), f)
 
 
@@ -91,7 +88,7 @@ def plain(x: Value, f: Format, base: int) -> tuple[Value, Value]:
     """The same for normal numbers only: the condition, and the value."""
     normal = (x < math.inf) & (constant(f.tiny, f.dtype) <= x)
     e, m, _ = split(x, f)
-    return normal, _of(e - _offset(f), m - 1.0, f, base)
+    return normal, _of(e - INTEGER_AT[f.fraction], m - 1.0, f, base)
 
 
 def log1p(x: Value, f: Format) -> Value:
@@ -102,5 +99,5 @@ def log1p(x: Value, f: Format) -> Value:
     scale = (2 * f.one - whole).bits(f.dtype)
     few = u < f.tiny**-0.5  # nothing that counts is lost above, where 2**-e may be no float
     g = fma(where(few, scale, 0.0), where(few, lost, 0.0), m - 1.0)
-    value = _edges(u, _natural(e - _offset(f), g, f), f)
+    value = _edges(u, _natural(e - INTEGER_AT[f.fraction], g, f), f)
     return where(x.eq(0.0), x, value)

@@ -1,8 +1,8 @@
 """sin, cos and tan as formulas over basic operations.
 
-Near: x less the nearest multiple of pi (of pi/2 for tan), which is taken off in three parts, each a fused multiply and
-add (Cody & Waite); the first leaves an exact difference. Far, for float32: x times 1/pi modulo 2 in float64, with 1/pi
-in pieces so short that each product is exact (Payne & Hanek), which is right for every finite x.
+Near: x less the nearest multiple of pi/2, which is taken off in three parts, each a fused multiply and add (Cody &
+Waite); the first leaves an exact difference. Far, for float32: x times 2/pi modulo 4 in float64, with 2/pi in pieces so
+short that each product is exact (Payne & Hanek), which is right for every finite x.
 
 Sources: W. J. Cody, W. Waite, Software Manual for the Elementary Functions, 1980; M. Payne, R. Hanek, "Radian reduction
 for trigonometric functions", SIGNUM Newsletter 18(1), 1983; S. Boldo, M. Daumas, R.-C. Li, "Formally verified argument
@@ -19,22 +19,18 @@ from rangekit.ir.ops import Op
 
 def near(op: Op, x: Value, f: Format) -> tuple[Value, Value]:
     """The condition under which it is right, and sin, cos or tan of x."""
-    inverse = f.parts("2/pi" if op is Op.TAN else "1/pi", 1)[0]
-    if op is Op.COS:
-        shifted = fma(x, inverse, 0.5) + f.magic
-        turns = (shifted - f.magic) - 0.5  # cos x = sin(x + pi/2)
-    else:
-        shifted = fma(x, inverse, f.magic)
-        turns = shifted - f.magic
-    r = x
-    for part in f.parts("half_pi" if op is Op.TAN else "pi", 3):
-        r = fma(turns, -part, r)
-    odd = shifted.bits(f.integer) << (f.dtype.bits - 1)
+    shifted = fma(x, f.parts("2/pi", 1)[0], f.magic)
+    turns = shifted - f.magic
+    first, second, third = f.parts("half_pi", 3)
+    exact = fma(turns, -first, x)
+    r = fma(turns, -third, fma(turns, -second, exact))
     if op is Op.TAN:
-        value = _tan(r, f)
-        value = where(odd.eq(0), value, -1.0 / value)
+        tail = fma(turns, -third, fma(turns, -second, exact - r))
+        tail = where(abs(r) < 2.0**-6, -0.0, tail)  # there r is near enough, and exact - r is not
+        value = _tan(r, tail, shifted.bits(f.integer), f)
     else:
-        value = (_sin(r, f).bits(f.integer) ^ odd).bits(f.dtype)
+        value = _sine(op, r, shifted.bits(f.integer), f)
+        value = value if op is Op.COS else where(x.eq(0.0), x, value)  # the sum above loses the sign of 0
     return abs(x) < f.pick(2.0**16, 2.0**25), value
 
 
@@ -42,49 +38,57 @@ def far(op: Op, x: Value, f: Format) -> Value | None:
     """Of every finite float32; NaN for the others."""
     if f.dtype is not dt.float32:
         return None
-    phase, rest = _phase(x.to(dt.float64))  # x / pi modulo 2
+    phase, rest = _phase(x.to(dt.float64))
+    turns = phase.round()
+    angle = ((phase - turns) + rest) * DOUBLE.parts("half_pi", 1)[0]
+    r = angle.to(dt.float32)
+    quadrant = (turns + DOUBLE.magic).bits(dt.uint64).to(dt.uint32)
     if op is Op.TAN:
-        phase, rest = phase * 2.0, rest * 2.0
-    turns = ((phase + 0.5) if op is Op.COS else phase).round()
-    gone = turns - 0.5 if op is Op.COS else turns
-    angle = (phase - gone) + rest
-    pi = DOUBLE.parts("half_pi" if op is Op.TAN else "pi", 1)[0]
-    r = (angle * pi).to(dt.float32)
-    half = turns * 0.5
-    odd = half.round().ne(half)
-    if op is Op.TAN:
-        value = _tan(r, f)
-        value = where(odd, -1.0 / value, value)
+        value = _tan(r, (angle - r.to(dt.float64)).to(dt.float32), quadrant, f)
     else:
-        value = _sin(r, f)
-        value = where(odd, -value, value)
+        value = _sine(op, r, quadrant, f)
     return value if op is Op.COS else where(x.eq(0.0), x, value)
 
 
 def _phase(x: Value) -> tuple[Value, Value]:
-    """x / pi modulo 2, as a sum of which the second part is what the first cannot hold."""
-    phase = rest = None
-    for piece in tables.INVERSE_PI:
-        product = x * piece
-        product = fma((product * 0.5).round(), -2.0, product)
-        if phase is None or rest is None:
-            phase, rest = product, product * 0.0
-            continue
+    """x / (pi/2) modulo 4, as a sum of which the second part is what the first cannot hold."""
+    phase, rest = _modulo(x * tables.TWO_OVER_PI[0]), x * 0.0
+    for piece in tables.TWO_OVER_PI[1:]:
+        product = _modulo(x * piece)
         total = phase + product
         share = total - phase
         rest = rest + ((phase - (total - share)) + (product - share))
         phase = total
-    assert phase is not None and rest is not None
-    return fma((phase * 0.5).round(), -2.0, phase), rest
+    return _modulo(phase), rest
 
 
-def _sin(r: Value, f: Format) -> Value:
-    """For |r| up to a little over pi/2."""
+def _modulo(x: Value) -> Value:
+    """x less the nearest multiple of 4, exactly."""
+    return fma((x * 0.25).round(), -4.0, x)
+
+
+def _sine(op: Op, r: Value, quadrant: Value, f: Format) -> Value:
+    """Of |r| up to a little over pi/4, and as many times pi/2 as the lowest two bits of an integer say."""
     square = r * r
-    return r * fma(square, polynomial(square, tables.SIN[f.dtype]), 1.0)
+    sine = fma(r * square, polynomial(square, tables.SIN[f.dtype]), r)
+    cosine = fma(square, fma(square, polynomial(square, tables.COS[f.dtype]), -0.5), 1.0)
+    other = (quadrant & 1).ne(0)
+    if op is Op.COS:
+        quadrant = quadrant + 1
+        value = where(other, sine, cosine)
+    else:
+        value = where(other, cosine, sine)
+    sign = (quadrant << (f.dtype.bits - 2)) & f.sign
+    return (value.bits(f.integer) ^ sign).bits(f.dtype)
 
 
-def _tan(r: Value, f: Format) -> Value:
-    """For |r| up to a little over pi/4."""
+def _tan(r: Value, tail: Value, quadrant: Value, f: Format) -> Value:
+    """Of |r + tail| up to a little over pi/4; the negative reciprocal, of a sum not yet rounded, in odd quadrants."""
     square = r * r
-    return r * fma(square, polynomial(square, tables.TAN[f.dtype]), 1.0)
+    more = r * square * polynomial(square, tables.TAN[f.dtype])
+    more = more + fma(tail, square, tail)  # tan' = 1 + tan**2
+    value = r + more
+    lost = (r - value) + more
+    turned = -1.0 / value
+    error = fma(turned, lost, fma(turned, value, 1.0))
+    return where((quadrant & 1).ne(0), fma(turned, error, turned), value)
