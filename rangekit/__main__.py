@@ -10,8 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
-def doctor() -> int:
-    """Print what this machine has, and whether a kernel runs right on each device; 0 if all do."""
+def doctor(measure: bool = False) -> int:
+    """Print what this machine has and can do, and whether a kernel runs right on each device; 0 if all do.
+
+    ``measure`` times the machine's limits anew instead of showing those that are kept.
+    """
     import numpy as np
 
     import rangekit as rk
@@ -40,6 +43,13 @@ def doctor() -> int:
             good = False
             print(f"device {device}: {type(err).__name__}: {err}")
         failed += not good
+    try:
+        from rangekit import machine
+
+        print(f"limits of {machine.keep(machine.measure()) if measure else machine.limits()}")
+    except Exception as err:
+        print(f"limits: {type(err).__name__}: {err}")
+        failed += 1
     return 1 if failed else 0
 
 
@@ -51,10 +61,11 @@ def main(argv: list[str] | None = None) -> int:
         "demo", help="classify digits and run attention, each in one kernel, checked against NumPy"
     )
     demo.add_argument("--folder", type=Path, default=Path(), help="where the HTML page goes (default: here)")
-    commands.add_parser("doctor", help="what this machine has, and whether kernels run right on it")
+    check = commands.add_parser("doctor", help="what this machine has, and whether kernels run right on it")
+    check.add_argument("--measure", action="store_true", help="measure the machine's limits again")
     args = parser.parse_args(argv)
     if args.command == "doctor":
-        return doctor()
+        return doctor(args.measure)
     from rangekit.demo import run
 
     run(args.folder)

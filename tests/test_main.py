@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rangekit import machine
 from rangekit.__main__ import main
 
 ROOT = Path(__file__).parent.parent
@@ -19,12 +20,19 @@ def python(*args: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *args], cwd=folder, capture_output=True, text=True, timeout=300)
 
 
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "folder", lambda: tmp_path)
+    monkeypatch.setattr(machine, "RUN_SECONDS", 1e-4)
+
+
 def test_the_doctor_runs_a_kernel_on_each_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
     assert "device cpu: a row sum is right" in said
     assert "device python: a row sum is right" in said
     assert re.search(r"llvmlite \d+\.\d+", said)
+    assert re.search(r"float32 multiply-adds +\d+\.\d +\d+\.\d GFLOP/s", said)
 
 
 def test_the_doctor_reports_a_wrong_device(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

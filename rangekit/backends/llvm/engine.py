@@ -55,6 +55,13 @@ def host() -> str:
         return str(_llvm().get_host_cpu_name())
 
 
+def vector_floats() -> int:
+    """float32 elements in the widest vector register of the host."""
+    with _lock:
+        features = _features()
+    return 16 if features.get("avx512f") else 8 if features.get("avx") else 4
+
+
 def lacking(text: str, triple: str, features: Mapping[str, bool]) -> str | None:
     """What a module needs and the machine has not, in words; None if nothing."""
     if triple.startswith(("x86_64", "i386", "i686")) and " half " in text and not features.get("f16c"):
