@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from rangekit.ir.uop import UOp
 from rangekit.source import Position
@@ -33,7 +34,8 @@ class Loop:
 
     ``kind`` says how, never what: "loop" one after another; "unroll" the body written ``width`` times; "upcast" the
     iterations in step, statement by statement, values in registers of their own; "vector" the same, in the lanes of
-    vectors; "thread" in chunks of ``width`` over threads, in any order. For "upcast" and "vector" ``lo`` is 0 and
+    vectors; "thread" in chunks of ``width`` over threads, in any order; "tree" partial
+    results combined by halves (the stores of its body are one reducer's, their operands the parts). For "upcast" and "vector" ``lo`` is 0 and
     ``hi`` at most ``width``, a constant.
     """
 
@@ -138,6 +140,7 @@ class Nest:
     outputs: frozenset[UOp] = frozenset()  # the params it writes
     accesses: tuple[Access, ...] = ()  # Guard.access is a place in it
     prints: tuple[PrintSite, ...] = ()  # Print.number is a place in it
+    schedule: tuple[Any, ...] = ()  # the steps that gave it this form
 
 
 def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt]:

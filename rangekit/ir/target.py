@@ -16,12 +16,12 @@ class Target:
     lane_bytes: int = 1 << 18  # of accumulators that one reduction may keep
     memory_bytes: int = 16 << 30
     byte_cost: int = 4
-    vector_bytes: int = 32  # of one register
+    vector_bytes: int = 32  # of one register; 0: none, and nests stay as they are
     registers: int = 16  # vector registers
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
     l3_bytes: int = 16 << 20
-    parallel: bool = True  # whether loops may run on threads
+    threads: bool = True  # whether loops may run on several
 
     @property
     def vector_lanes(self) -> int:
@@ -30,3 +30,4 @@ class Target:
 
 
 CPU = Target("cpu")
+INTERPRETER = Target("python", vector_bytes=0, threads=False)

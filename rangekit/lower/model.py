@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
@@ -32,7 +32,7 @@ LATENCY = 4.0  # from one addition to the next of the same accumulator
 UNKNOWN = 64  # iterations of a loop whose length depends on data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One operation, load or store of a statement. ``strides``: elements its address moves per iteration of a variable;
     a variable in ``deps`` but not in ``strides`` moves it anywhere."""
@@ -49,7 +49,12 @@ def rows(body: Sequence[Stmt], around: tuple[Loop, ...] = ()) -> list[Row]:
     """What statements do, those of loops inside included."""
     out: list[Row] = []
     _rows(body, around, {}, set(), out)
-    return out
+    merged: dict[object, Row] = {}
+    for row in out:  # operations alike in everything but their price are one row
+        key = (row.deps, row.path[-1].var if row.path else None) if row.kind == "op" else row
+        found = merged.get(key)
+        merged[key] = row if found is None else replace(found, price=found.price + row.price)
+    return list(merged.values())
 
 
 def _rows(body: Sequence[Stmt], path: tuple[Loop, ...], known: dict[UOp, frozenset[UOp]], own: set[UOp],
@@ -137,7 +142,7 @@ def cycles(listed: Sequence[Row], lanes: Lanes, target: Target) -> float:
     """The price of rows under a choice of lanes."""
     width = lanes.width
     total = 0.0
-    leaves: dict[tuple[Loop, ...], list[float]] = {}  # of each loop path: price of an iteration, accumulators
+    leaves: dict[tuple[Loop, ...], list[float]] = {}  # of each path: an iteration's price, accumulators, vectors loaded
     trips: dict[tuple[Loop, ...], float] = {}
     for row in listed:
         times = trips.get(row.path)
@@ -154,18 +159,20 @@ def cycles(listed: Sequence[Row], lanes: Lanes, target: Target) -> float:
         price = row.price
         if row.kind in ("load", "store"):
             price = _access(row, lanes, width)
-        entry = leaves.setdefault(row.path, [0.0, 0.0])
+        entry = leaves.setdefault(row.path, [0.0, 0.0, 0.0])
         entry[0] += many * price
         if row.kind == "update":
             entry[1] += many
+        elif row.kind == "load" and lanes.vector in row.deps:
+            entry[2] += many
         total += times * many * price
-    for path, (price, accumulators) in leaves.items():
+    for path, (price, accumulators, held) in leaves.items():
         if not path:
             continue
-        extra = 1.0  # the loop itself
+        extra = 0.5  # the loop itself
         if accumulators and carried(path[-1]):
             extra = max(extra, LATENCY - price)
-            extra += 2.0 * max(0.0, accumulators - target.registers + 3)  # spilled
+            extra += 2.0 * max(0.0, accumulators + held + 1 - target.registers)  # spilled
         total += trips[path] * extra
     return total
 
@@ -180,11 +187,25 @@ def _access(row: Row, lanes: Lanes, width: int) -> float:
     if v is None or v not in row.deps:
         return row.price
     assert row.strides is not None
-    step = row.strides.get(v)
-    if step == 1:
-        return row.price
-    if step == 0:
+    if row.strides.get(v) in (0, 1):
         return row.price
     if row.kind == "load" and any(row.strides.get(u) == 1 and n % width == 0 for u, n in lanes.others):
         return row.price + 0.5 * math.log2(width)
-    return width * (0.75 if row.kind == "load" else 1.5)
+    if row.kind == "load":
+        return row.price + width * 0.75 / reuse(row, lanes)
+    return width * 1.5
+
+
+def reuse(row: Row, lanes: Lanes, limit: int = 1 << 19) -> float:
+    """How often a load reads the same elements: the iterations of loops around it that do not move it, those inside the
+    vector's loop. Packed once for all of them, it is contiguous; if that takes no more than ``limit`` bytes."""
+    if row.strides is None or row.buffer is None or lanes.vector not in row.strides:
+        return 1.0
+    inner, times, size = False, 1.0, float(lanes.block * row.buffer.dtype.itemsize)
+    for loop in row.path:
+        if inner and loop.var not in row.deps:
+            times *= _blocks(loop, lanes)
+        elif inner:
+            size *= span(loop) or UNKNOWN
+        inner = inner or loop.var is lanes.vector
+    return times if size <= limit else 1.0

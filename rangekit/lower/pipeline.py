@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from rangekit.errors import ScheduleError
 from rangekit.ir import dtype as dt
 from rangekit.ir.nest import Access, Nest
 from rangekit.ir.ops import Op
@@ -18,10 +19,12 @@ from rangekit.ir.target import CPU, Target
 from rangekit.ir.uop import UOp
 from rangekit.lower.canon import canon
 from rangekit.lower.check import check
+from rangekit.lower.default import default
 from rangekit.lower.fuse import fuse
 from rangekit.lower.legalize import legalize
 from rangekit.lower.linearize import linearize
 from rangekit.lower.rangeify import rangeify
+from rangekit.lower.schedule import Schedule, scheduled
 from rangekit.lower.split import split
 from rangekit.source import Position
 
@@ -31,6 +34,8 @@ class Options:
     """Everything a lowered program depends on beside its graph; part of every cache key."""
 
     target: Target = CPU
+    schedules: tuple[tuple[str | None, Schedule], ...] = ()  # (kernel's name, None for all; its steps)
+    strict: bool = False  # no reassociation, no contraction: what is written, in that order
 
 
 @dataclass
@@ -85,6 +90,18 @@ def _linearize(sink: UOp, options: Options, record: Record) -> UOp:
     return sink
 
 
+def _schedule(sink: UOp, options: Options, record: Record) -> UOp:
+    """Each nest under the steps given for it, or else those that the cost model chooses."""
+    for name, _ in options.schedules:
+        if name is not None and name not in {nest.name for nest in record.nests}:
+            raise ScheduleError(f"there is no kernel {name!r}", help="one of " + ", ".join(n.name for n in record.nests))
+    for place, nest in enumerate(record.nests):
+        given = [steps for name, steps in options.schedules if name is None or name == nest.name]
+        steps = tuple(s for steps in given for s in steps) if given else default(nest, options.target)
+        record.nests[place] = replace(scheduled(nest, steps, options.target), schedule=steps)
+    return sink
+
+
 PASSES = (
     Pass("rangeify", lambda g, o, r: rangeify(g, r.carry)),  # no movement op, no closed axis but of storage
     Pass("canon", lambda g, o, r: canon(g, r.carry)),  # equal reductions are equal nodes
@@ -94,6 +111,7 @@ PASSES = (
     Pass("legalize", lambda g, o, r: _each_kernel(g, legalize)),  # indices fit the machine
     Pass("check", _check),  # every access proved, gated or guarded
     Pass("linearize", _linearize),  # one Nest a kernel, in the record; loops outer to inner as written
+    Pass("schedule", _schedule),  # those nests in the order and the place that a schedule gives them
 )
 
 

@@ -31,6 +31,7 @@ from rangekit.lower.loops import (
     variables,
     wrapped,
 )
+from rangekit.lower.tidy import named
 from rangekit.lower.vectors import vectorised
 
 VERSION = 1
@@ -235,7 +236,7 @@ class Stage(Step):
             inner = any(a.kind == "thread" for a in loops(loop.body))
             return (steps.staged(loop, buffer, self.layout, inner and loop.var not in threaded),)
 
-        return _each(nest, self.at, one)
+        return _each(nest, self.at, one, ("loop", "thread"))
 
 
 @dataclass(frozen=True, repr=False)
@@ -300,8 +301,8 @@ def _unknown(nest: Nest, name: str) -> ScheduleError:
     return ScheduleError(f"there is no range {name!r}", help=f"the ranges are {known}")
 
 
-def _each(nest: Nest, name: str, fn: Callable[[Loop], Body]) -> Nest:
-    """Every loop of that name replaced; of ``name#n`` the n-th printed."""
+def _each(nest: Nest, name: str, fn: Callable[[Loop], Body], kinds: tuple[str, ...] = ("loop",)) -> Nest:
+    """Every loop of that name replaced; of ``name#n`` the n-th printed. Only loops of these kinds may be."""
     base, _, which = name.partition("#")
     seen = 0
     hit = False
@@ -313,7 +314,7 @@ def _each(nest: Nest, name: str, fn: Callable[[Loop], Body]) -> Nest:
         seen += 1
         if which and seen != int(which):
             return None
-        if loop.kind != "loop":
+        if loop.kind not in kinds:
             raise ScheduleError(f"{base} is {_KINDS[loop.kind]} already", help="tile it first, or name another range")
         hit = True
         return fn(loop)
@@ -332,12 +333,15 @@ Schedule = tuple[Step, ...]
 
 
 def scheduled(nest: Nest, schedule: Sequence[Step], target: Target) -> Nest:
-    """The nest after every step, and its lanes made vectors where that pays."""
+    """The nest after every step, and its lanes made vectors where that pays. Without steps, the nest itself."""
+    if not schedule:
+        return nest
+    nest = replace(nest, body=steps.perfected(nest.body))
     for step in schedule:
         if not isinstance(step, Step):
             raise ScheduleError(f"{step!r} is not a schedule step", help="steps are rk.tile(...), rk.upcast(...), ...")
         nest = step.apply(nest, target)
-    return replace(nest, body=vectorised(nest.body, target))
+    return named(replace(nest, body=vectorised(nest.body, target)))
 
 
 _STEPS: dict[str, type[Step]] = {

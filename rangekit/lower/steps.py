@@ -36,6 +36,35 @@ from rangekit.lower.loops import (
     wrapped,
 )
 
+def perfected(body: Body) -> Body:
+    """Values computed between two parallel loops moved into the inner one where that has reductions inside: so that both
+    can be tiled together. What a value costs is little against the reduction."""
+    out: list[Stmt] = []
+    for s in body:
+        if isinstance(s, Loop):
+            inner = perfected(s.body)
+            *first, last = inner if inner else (None,)
+            if (
+                first
+                and isinstance(last, Loop)
+                and all(isinstance(t, Let) for t in first)
+                and parallel(s)
+                and parallel(last)
+                and any(not parallel(t) for t in walk(last.body) if isinstance(t, Loop))
+                and not (variables(last.lo) | variables(last.hi)) & {t.var for t in first if isinstance(t, Let)}
+                and not _reads_written(tuple(t for t in first if t is not None), inner)
+            ):
+                inner = (replace(last, body=(*(t for t in first if t is not None), *last.body)),)
+            s = replace(s, body=inner)
+        out.append(s)
+    return tuple(out)
+
+
+def _reads_written(lets: Body, body: Body) -> bool:
+    written = {s.buffer for s in walk(body) if isinstance(s, Store)}
+    return any(_indexed(n, b) for s in lets for n in operands(s) for b in written)
+
+
 # ---- tile ------------------------------------------------------------------------------------------------------------
 
 
@@ -162,27 +191,12 @@ def _over(shape: Sequence[int], like: UOp) -> tuple[list[Loop], tuple[UOp, ...]]
 
 
 def _combined(reducer: str, buffers: tuple[UOp, ...], parts: dict[UOp, UOp], at: tuple[UOp, ...], inner: Loop) -> Body:
-    """The partial results halved again and again, then added to the accumulator."""
-    out: list[Stmt] = []
-    size = inner.width
-    while size > 1:
-        half = size // 2
-        if size % 2:  # the odd one out first
-            here, there = (tuple(UOp(Op.INDEX, b.dtype, (parts[b], *at, idx(p))) for b in buffers) for p in (0, size - 1))
-            out += _merge(reducer, tuple(parts[b] for b in buffers), (*at, idx(0)), here, there)
-        lane = variable(name_of(inner))
-        here, there = (
-            tuple(UOp(Op.INDEX, b.dtype, (parts[b], *at, place)) for b in buffers)
-            for place in (lane, plus(lane, idx(half)))
-        )
-        body = _merge(reducer, tuple(parts[b] for b in buffers), (*at, lane), here, there)
-        lanes = math.gcd(half, inner.lanes)
-        kind = "vector" if lanes > 1 else "unroll"
-        out.append(Loop(lane, inner.range, idx(0), idx(half), body, kind, half, lanes))
-        size = half
-    whole = tuple(UOp(Op.INDEX, b.dtype, (parts[b], *at, idx(0))) for b in buffers)
+    """The partial results, combined by halves, added to the accumulator."""
+    lane = variable(name_of(inner))
+    other = tuple(UOp(Op.INDEX, b.dtype, (parts[b], *at, lane)) for b in buffers)
     own = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
-    return (*out, *_merge(reducer, buffers, at, own, whole))
+    body = _merge(reducer, buffers, at, own, other)
+    return (Loop(lane, inner.range, idx(0), idx(inner.width), body, "tree", inner.width),)
 
 
 def _merge(
@@ -204,7 +218,7 @@ def _merge(
         (keep,) = named((combined[0].src[0],), "keep")
         combined = tuple(v.replace(src=(keep, *v.src[1:])) for v in combined)
     new = named(combined, "new")
-    out.extend(Store(b, at, v, reducer, v) for b, v in zip(buffers, new, strict=True))
+    out.extend(Store(b, at, v, reducer, o) for b, v, o in zip(buffers, new, other, strict=True))
     return tuple(out)
 
 
@@ -230,7 +244,7 @@ def grouped(loop: Loop, blocks: int) -> Body:
     end: list[Stmt] = []
     after: list[Stmt] = []
     own: dict[UOp, UOp] = {}
-    place = variable(name_of(loop))
+    place = variable(name_of(loop) + ".g")
     for reducer, buffers in groups:
         neutral = REDUCERS[reducer].identity(tuple(b.dtype for b in buffers))
         loops, at = _over(buffers[0].shape, loop.range)
@@ -246,17 +260,13 @@ def grouped(loop: Loop, blocks: int) -> Body:
             fill.append(Store(own[b], at, e))
             save.append(Store(part, (outer.var, *at), UOp(Op.INDEX, b.dtype, (own[b], *at))))
         start += wrapped(loops, tuple(fill))
-        end += wrapped(_over_again(loops), mapped(tuple(save), substitution({})))
+        end += wrapped(loops, tuple(save))
         mine = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
         theirs = tuple(UOp(Op.INDEX, p.dtype, (p, place, *at)) for p in parts)
         merge = wrapped(loops, _merge(reducer, buffers, at, mine, theirs))
         after.append(Loop(place, loop.range, idx(0), idx(count), merge))
     body = mapped(outer.body, substitution(own))
     return (*before, replace(outer, body=(*start, *body, *end)), *after)
-
-
-def _over_again(loops: list[Loop]) -> list[Loop]:
-    return loops
 
 
 # ---- a reduction's blocks outside the loops around it ------------------------------------------------------------------
@@ -352,6 +362,7 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
     lets = {s.var for s in walk(loop.body) if isinstance(s, Let)}
     before: list[Stmt] = []
     known: dict[UOp, UOp] = {}
+    made: dict[object, UOp] = {}  # equal but for the names of the loops around: one copy serves them all
     for read in reads:
         used_here = frozenset().union(*map(variables, read.src[1:]))
         if used_here & lets:
@@ -363,7 +374,13 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
         axes = _laid_out(mine, layout, loop)
         fresh = {a.var: variable(name_of(a)) for a in axes}
         sub = substitution(fresh)
+        same = substitution({a.var: UOp(Op.VAR, dt.index, (), ("axis", n)) for n, a in enumerate(axes)})
+        key = (tuple((span(a), a.kind, same(a.lo), same(a.hi)) for a in axes), same(read))
+        if key in made:
+            known[read] = UOp(Op.INDEX, buffer.dtype, (made[key], *(a.var for a in axes)))
+            continue
         array = new_buffer(buffer.dtype, tuple(span(a) or 0 for a in axes), buffer.arg.name + "_tile", "local")
+        made[key] = array
         copy: Body = (Store(array, tuple(fresh[a.var] for a in axes), sub(read)),)
         order = sorted(axes, key=lambda a: (a.kind == "vector", a.kind == "upcast"))
         around = []

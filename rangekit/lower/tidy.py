@@ -5,12 +5,12 @@ Nothing moves across a store to what it reads, so a tidy nest computes what the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from rangekit.ir.nest import Guard, Let, Loop, Nest, Print, Scratch, Stmt, Store, operands, walk
+from rangekit.ir.nest import Let, Loop, Nest, Scratch, Stmt, Store, operands, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp
+from rangekit.lower.loops import mapped, rebuilt
 
 MAX_TREE = 12  # operations in one printed expression before a Let cuts it
 
@@ -24,7 +24,7 @@ def tidy(nest: Nest) -> Nest:
                 uses[v] = uses.get(v, 0) + 1
     written = {s.buffer for s in walk(nest.body) if isinstance(s, Store)}
     body = _inlined(nest.body, uses, written, {})
-    return replace(nest, body=_named(body, {p.arg.name for p in nest.params}))
+    return named(replace(nest, body=body))
 
 
 def _vars(n: UOp) -> list[UOp]:
@@ -87,28 +87,14 @@ def _mapped(s: Stmt, known: dict[UOp, UOp]) -> Stmt:
         src = tuple(sub(c) for c in n.src)
         return n if src == n.src else n.replace(src=src)
 
-    return _rebuilt(s, sub)
+    return rebuilt(s, sub)
 
 
-def _rebuilt(s: Stmt, fn: Callable[[UOp], UOp]) -> Stmt:
-    if isinstance(s, Let):
-        return Let(fn(s.var), fn(s.value))
-    if isinstance(s, Loop):
-        return replace(s, var=fn(s.var), lo=fn(s.lo), hi=fn(s.hi))
-    if isinstance(s, Store):
-        operand = fn(s.operand) if s.operand is not None else None
-        return Store(fn(s.buffer), tuple(map(fn, s.index)), fn(s.value), s.update, operand)
-    if isinstance(s, Scratch):
-        return Scratch(fn(s.buffer))
-    if isinstance(s, Guard):
-        return Guard(fn(s.ok), s.access, s.axis, fn(s.value))
-    return Print(s.number, tuple(map(fn, s.indices)), fn(s.value), fn(s.when))
-
-
-def _named(body: tuple[Stmt, ...], taken: set[str]) -> tuple[Stmt, ...]:
+def named(nest: Nest) -> Nest:
     """Every variable and scratch array under a name of its own, numbered as they appear."""
     names: dict[UOp, UOp] = {}
-    used = set(taken)
+    used = {p.arg.name for p in nest.params}
+    body = nest.body
 
     def fresh(base: str, scope: set[str]) -> str:
         name, count = base, 1
@@ -140,11 +126,4 @@ def _named(body: tuple[Stmt, ...], taken: set[str]) -> tuple[Stmt, ...]:
         src = tuple(sub(c) for c in n.src)
         return n if src == n.src else n.replace(src=src)
 
-    def rename(stmts: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
-        out = []
-        for s in stmts:
-            s = _rebuilt(s, sub)
-            out.append(replace(s, body=rename(s.body)) if isinstance(s, Loop) else s)
-        return tuple(out)
-
-    return rename(body)
+    return replace(nest, body=mapped(body, sub))

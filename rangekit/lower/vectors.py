@@ -28,6 +28,18 @@ def vectorised(body: Body, target: Target) -> Body:
             else:
                 s = replace(s, body=vectorised(s.body, target))
         out.append(s)
+    return _trees(tuple(out), target)
+
+
+def _trees(body: Body, target: Target) -> Body:
+    """Partial results that are not inside a vector are combined as vectors."""
+    out: list[Stmt] = []
+    for s in body:
+        if isinstance(s, Loop) and s.kind == "tree":
+            s = replace(s, lanes=math.gcd(s.width, target.vector_lanes))
+        elif isinstance(s, Loop) and s.kind != "vector":
+            s = replace(s, body=_trees(s.body, target))
+        out.append(s)
     return tuple(out)
 
 

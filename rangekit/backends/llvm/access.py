@@ -19,7 +19,7 @@ from rangekit.ir.dtype import DType
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, cast
 
-ZERO_BYTES = 64  # what a load whose gate is false reads: one vector of zeros
+VECTOR_BYTES = 64  # the most of one load: what one with a false gate reads, and what a scratch array has past its end
 
 
 def strides(buffer: UOp) -> tuple[int, ...]:
@@ -49,6 +49,7 @@ class Place:
     factors: dict[Lane, int]  # elements from one iteration of the lane to the next
     rest: Value | None
     axes: tuple[Lane, ...]
+    grain: int = 1  # elements: every address is the array's own plus a multiple of it
 
     @property
     def step(self) -> int | None:
@@ -65,6 +66,7 @@ class Access(Builder):
         super().__init__(names)
         self.slots: dict[UOp, Slots] = {}
         self.changing: frozenset[UOp] = frozenset()  # what the kernel writes
+        self.scratch: frozenset[UOp] = frozenset()  # what it makes for itself
         self.exact: dict[UOp, Lane] = {}  # lane variables that are not clamped
         self.masks: dict[Lane, Value] = {}  # of lanes that may lie past their loop's end
 
@@ -117,7 +119,12 @@ class Access(Builder):
         rest = self._sum(differ) if differ else None
         own = {lane for lane, factor in factors.items() if factor}
         used = own | set(base.axes) | set(rest.axes if rest is not None else ())
-        return Place(buffer, base, constant, factors, rest, tuple(lane for lane in self.open if lane in used))
+        moves = [*loose.values(), constant, *(f * lane.width for lane, f in factors.items())]
+        grain = 0 if rest is None or rest.wide == 1 else 1
+        return Place(
+            buffer, base, constant, factors, rest, tuple(lane for lane in self.open if lane in used),
+            math.gcd(grain, *moves),
+        )  # fmt: skip
 
     def _moved(self, pointer: Value, buffer: UOp, terms: list[tuple[Value, int]]) -> Value:
         """A pointer moved by sums of multiples, each level of loops adding its own."""
@@ -176,7 +183,7 @@ class Access(Builder):
         self.gate = outer
         if any(lane.width > 1 for lane in place.axes):
             vector = next(lane for lane in place.axes if lane.width > 1)
-            if vector not in self.slots[buffer].inner:
+            if not (buffer in self.scratch and place.step == 1):  # which has room for a vector past its end
                 gate = self.both(gate, self.masks.get(vector))
         axes = self.axes(Value(dt.index, (), place.axes), gate)
         wide = max((lane.width for lane in axes), default=1)
@@ -307,8 +314,8 @@ class Access(Builder):
 
     # ---- stores --------------------------------------------------------------------------------------------------------
 
-    def put(self, place: Place, value: Value, gate: Value | None, extra: str = "") -> None:
-        """Store a value in every lane where the gate holds."""
+    def put(self, place: Place, value: Value, gate: Value | None, stream: bool = False) -> None:
+        """Store a value in every lane where the gate holds; past the caches where ``stream`` says so and it can."""
         axes = self.axes(Value(dt.index, (), place.axes), value, gate)
         wide = max((lane.width for lane in axes), default=1)
         for position in self.positions(axes):
@@ -316,16 +323,21 @@ class Access(Builder):
             if value.dtype is dt.bool_:
                 flag, byte = ("i1", "i8") if wide == 1 else (f"<{wide} x i1>", f"<{wide} x i8>")
                 item = self.make(f"zext {flag} {item} to {byte}", "b")
-            self._put_one(place, position, item, wide, gate, extra)
+            self._put_one(place, position, item, wide, gate, stream)
 
     def _put_one(self, place: Place, position: dict[Lane, int], item: str, wide: int, gate: Value | None,
-                 extra: str) -> None:  # fmt: skip
+                 stream: bool) -> None:  # fmt: skip
         kind, size = memory_type(place.buffer.dtype), place.buffer.dtype.itemsize
         shape = kind if wide == 1 else f"<{wide} x {kind}>"
         if wide == 1 or (place.step == 1 and (gate is None or gate.wide == 1)):
             after = self._branch(gate.at(position)) if gate is not None else None
-            align = size * wide if extra else size
-            self.line(f"store {shape} {item}, ptr {self._pointer(place, position)}, align {align}{extra}")
+            pointer = self._pointer(place, position)
+            store = f"store {shape} {item}, ptr {pointer}, align "
+            if stream and wide > 1 and gate is None and place.grain % wide == 0:
+                self._either_store(self._aligned(place.buffer, wide * size),
+                                   f"{store}{wide * size}, !nontemporal !1", f"{store}{size}")  # fmt: skip
+            else:
+                self.line(f"{store}{size}")
             self._join(after)
         elif place.step == 1:
             assert gate is not None
@@ -341,6 +353,28 @@ class Access(Builder):
                 one = self.make(f"extractelement {shape} {item}, i32 {lane}", "one")
                 self.line(f"store {kind} {one}, ptr {self._lane_pointer(place, position, lane, wide)}, align {size}")
                 self._join(after)
+
+    def _aligned(self, buffer: UOp, size: int) -> str:
+        """Whether an array begins at a multiple of ``size`` bytes; found out once."""
+        key = ("aligned", buffer, size)
+        found = self.scopes[0].memo.get(key)
+        if found is None:
+            outer, self.lines = self.lines, self.scopes[0].lines
+            bits = self.make(f"ptrtoint ptr {self.slots[buffer].pointers.items[0]} to i64", "bits")
+            low = self.make(f"and i64 {bits}, {size - 1}", "bits")
+            found = Value(dt.bool_, (self.make(f"icmp eq i64 {low}, 0", "aligned"),))
+            self.lines = outer
+            self.scopes[0].memo[key] = found
+        return found.items[0]
+
+    def _either_store(self, condition: str, yes: str, no: str) -> None:
+        then, other, after = self.label("stream"), self.label("plain"), self.label("after")
+        self.line(f"br i1 {condition}, label %{then}, label %{other}")
+        for label, text in ((then, yes), (other, no)):
+            self.lines.append(f"{label}:")
+            self.line(text)
+            self.line(f"br label %{after}")
+        self.lines.append(f"{after}:")
 
     def _branch(self, condition: str) -> str:
         yes, after = self.label("then"), self.label("after")

@@ -15,10 +15,7 @@ from typing import Any
 from rangekit.backends.llvm.emit import TYPES, Emitter, Names
 from rangekit.backends.llvm.scalar import scalar
 from rangekit.ir import dtype as dt
-try:
-    from rangekit.ir.approx import expand
-except ImportError:
-    expand = lambda n: None
+from rangekit.ir.approx import expand
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import MATH, Op
 from rangekit.ir.uop import UOp

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
-from rangekit.backends.llvm.access import ZERO_BYTES, Access, Slots
+from rangekit.backends.llvm.access import VECTOR_BYTES, Access, Slots
 from rangekit.backends.llvm.convert import raw
 from rangekit.backends.llvm.emit import TYPES, Names, memory_type
 from rangekit.backends.llvm.lanes import Lane, Value
@@ -20,6 +21,7 @@ from rangekit.backends.llvm.scalar import HELPERS
 from rangekit.ir import dtype as dt
 from rangekit.ir.nest import Guard, Let, Loop, Nest, Prefetch, Print, Scratch, Stmt, Store, operands, walk
 from rangekit.ir.ops import Op
+from rangekit.ir.reducers import REDUCERS, Reducer
 from rangekit.ir.uop import UOp, alu, cast, idx
 
 STACK_BYTES = 1 << 16  # scratch beyond this is taken from the heap
@@ -61,9 +63,11 @@ class _Function(Access):
         super().__init__(names)
         self.nest, self.functions = nest, functions
         self.changing = frozenset(s.buffer for s in walk(nest.body) if isinstance(s, Store))
+        self.scratch = frozenset(s.buffer for s in walk(nest.body) if isinstance(s, Scratch))
         self.shows = any(isinstance(s, Print) for s in walk(nest.body))
         self.entry: list[str] = []
         self.freed: list[str] = []
+        self.numbers = count(-100, -1)
         for n, p in enumerate(nest.params):
             self.slots[p] = Slots(Value(dt.index, (f"%arg{n}",)))
 
@@ -75,8 +79,8 @@ class _Function(Access):
 
     def finished(self, name: str, params: list[str]) -> str:
         """The function around the lines so far."""
-        head = [f"  %zero = alloca [{ZERO_BYTES} x i8], align {ALIGN}",
-                f"  store [{ZERO_BYTES} x i8] zeroinitializer, ptr %zero"]  # fmt: skip
+        head = [f"  %zero = alloca [{VECTOR_BYTES} x i8], align {ALIGN}",
+                f"  store [{VECTOR_BYTES} x i8] zeroinitializer, ptr %zero"]  # fmt: skip
         if self.shows:
             most = max(len(s.indices) for s in walk(self.nest.body) if isinstance(s, Print))
             head.append(f"  %shown = alloca i64, i64 {max(1, most)}")
@@ -121,11 +125,12 @@ class _Function(Access):
         name = self.name(buffer.arg.name)
         if size * copies > STACK_BYTES:
             self.names.declared |= {"declare ptr @aligned_alloc(i64, i64)", "declare void @free(ptr)"}
-            rounded = (size * copies + ALIGN - 1) // ALIGN * ALIGN
+            rounded = (size * copies + VECTOR_BYTES + ALIGN - 1) // ALIGN * ALIGN
             self.entry.append(f"  {name} = call ptr @aligned_alloc(i64 {ALIGN}, i64 {rounded})")
             self.freed.append(name)
         else:
-            self.entry.append(f"  {name} = alloca [{size // buffer.dtype.itemsize * copies} x {kind}], align {ALIGN}")
+            room = size // buffer.dtype.itemsize * copies + VECTOR_BYTES // buffer.dtype.itemsize
+            self.entry.append(f"  {name} = alloca [{room} x {kind}], align {ALIGN}")
         self.slots[buffer] = Slots(Value(dt.index, (name,)), tuple(sorted(self.open, key=lambda a: a.width > 1)))
 
     def _store(self, s: Store) -> None:
@@ -152,7 +157,7 @@ class _Function(Access):
             old = self.value(UOp(Op.INDEX, s.buffer.dtype, (s.buffer, *index)))
             value = self.elementwise(_WHERE(value.dtype), [mask, value, old])
             mask = None
-        self.put(place, value, mask, ", !nontemporal !1" if s.stream and place.step == 1 and mask is None else "")
+        self.put(place, value, mask, s.stream and place.step == 1)
 
     def _prefetch(self, s: Prefetch) -> None:
         place = self.place(s.buffer, s.index)
@@ -169,6 +174,8 @@ class _Function(Access):
             self._lanes(s)
         elif s.kind == "unroll":
             self._unroll(s)
+        elif s.kind == "tree":
+            self._tree(s)
         else:
             self._serial(s)
 
@@ -258,6 +265,7 @@ class _Function(Access):
 
     def _in_step(self, chain: list[Loop], ends: dict[UOp, str]) -> None:
         opened = []
+        self.push()  # what depends on the lanes is theirs: another version of the loops has other values
         for loop in chain:
             width = min(loop.width, loop.lanes) if loop.kind == "vector" else 1
             lane = Lane(loop.var, loop.width // width, width)
@@ -269,22 +277,24 @@ class _Function(Access):
             self.open.remove(lane)
             self.exact.pop(lane.var, None)
             self.masks.pop(lane, None)
+        lines = self.pop()
+        self.lines.append(lines)
 
     def _bind(self, lane: Lane, end: str | None) -> None:
         """The variable of a lane loop. Past the end of its loop a plain lane repeats the last iteration, a vector one is
         masked: nothing outside is touched either way."""
-        depth = self.here if end is not None else 0
+        depth = self.here
         if lane.width > 1:
             items = tuple(
                 "<" + ", ".join(f"i64 {c * lane.width + n}" for n in range(lane.width)) + ">" for c in range(lane.count)
             )
-            self.bound[lane.var] = Value(dt.index, items, (lane,), lane.width)
+            self.bound[lane.var] = Value(dt.index, items, (lane,), lane.width, depth)
             self.exact[lane.var] = lane
             if end is not None:
                 limit = Value(dt.index, (end,), depth=depth)
                 self.masks[lane] = self.elementwise(_LESS, [self.bound[lane.var], limit])
             return
-        plain = Value(dt.index, tuple(map(str, range(lane.count))), (lane,))
+        plain = Value(dt.index, tuple(map(str, range(lane.count))), (lane,), 1, depth)
         if end is None:
             self.bound[lane.var] = plain
             self.exact[lane.var] = lane
@@ -293,6 +303,56 @@ class _Function(Access):
         last = self.elementwise(_ADD, [limit, Value(dt.index, ("-1",), constant=-1)])
         self.bound[lane.var] = self.elementwise(_MIN, [plain, last])
         self.masks[lane] = self.elementwise(_LESS, [plain, limit])
+
+    def _tree(self, s: Loop) -> None:
+        """Partial results combined by halves: first vectors with vectors, then the halves of one, then the accumulator."""
+        stores = [t for t in s.body if isinstance(t, Store)]
+        assert stores[0].update is not None
+        reducer = REDUCERS[stores[0].update]
+        self.push()
+        lane = Lane(s.var, s.width // s.lanes, s.lanes)
+        self.open.append(lane)
+        self._bind(lane, None)
+        values = [self.value(t.operand) for t in stores if t.operand is not None]
+        own = [tuple(a for a in v.axes if a is not lane) for v in values]
+        rows = [[replace(v, axes=o, items=tuple(v.at({**p, lane: n}) for p in self.positions(o)), wide=v.wide)
+                 for v, o in zip(values, own, strict=True)] for n in range(lane.count)]  # fmt: skip
+        self.open.remove(lane)
+        while len(rows) > 1:
+            half = (len(rows) + 1) // 2
+            rows = [self._combined(reducer, rows[n], rows[n + half]) if n + half < len(rows) else rows[n]
+                    for n in range(half)]  # fmt: skip
+        row, wide = rows[0], lane.width
+        while wide > 1:
+            low, high = ([self._half(v, wide, first) for v in row] for first in (0, wide // 2))
+            wide //= 2
+            row = self._combined(reducer, low, high)
+        old = [self.value(UOp(Op.INDEX, t.buffer.dtype, (t.buffer, *t.index))) for t in stores]
+        for t, value in zip(stores, self._combined(reducer, old, row), strict=True):
+            self.put(self.place(t.buffer, t.index), value, None)
+        lines = self.pop()
+        self.lines.append(lines)
+
+    def _combined(self, reducer: Reducer, a: list[Value], b: list[Value]) -> list[Value]:
+        sides = []
+        for values in (a, b):
+            names = [UOp(Op.VAR, v.dtype, (), ("let", next(self.numbers), "side")) for v in values]
+            self.bound.update(zip(names, values, strict=True))
+            sides.append(tuple(names))
+        return [self.value(n) for n in reducer.combine(sides[0], sides[1])]
+
+    def _half(self, v: Value, wide: int, first: int) -> Value:
+        """The lower or upper half of vectors; single elements when there are two."""
+        kind, half = TYPES[v.dtype], wide // 2
+        shape = f"<{wide} x {kind}>"
+        if half == 1:
+            items = tuple(self.make(f"extractelement {shape} {i}, i32 {first}", "h") for i in v.items)
+        else:
+            order = ", ".join(f"i32 {first + n}" for n in range(half))
+            items = tuple(
+                self.make(f"shufflevector {shape} {i}, {shape} poison, <{half} x i32> <{order}>", "h") for i in v.items
+            )
+        return replace(v, items=items, wide=half)
 
     # ---- threads -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,364 @@
+"""The schedule a kernel gets when none is given: chosen by the cost model, from what each loop's accesses do.
+
+For every loop at the top of a nest: which loops run in step, and along which vectors lie; whether a reduction is
+blocked for the caches, its operands packed; what runs on threads. Nothing here knows a program: a product of matrices
+and a minimum of sums get the same blocks because their loads move alike. The result is a plain tuple of steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rangekit.ir.nest import Loop, Nest, Store, walk
+from rangekit.ir.ops import Op
+from rangekit.ir.target import Target
+from rangekit.ir.uop import UOp
+from rangekit.lower.loops import carried, chain, loops, name_of, parallel, span, variables
+from rangekit.lower.model import Lanes, Row, cycles, reuse, rows
+from rangekit.lower.schedule import (
+    Group,
+    Prefetch,
+    Reorder,
+    Schedule,
+    Stage,
+    Step,
+    Stream,
+    Thread,
+    Tile,
+    Unroll,
+    Upcast,
+)
+from rangekit.lower.steps import perfected
+
+SMALL = 3000.0  # cycles below which a nest stays as it is
+THREADS = 60_000.0  # cycles from which threads pay
+CHUNK = 40_000.0  # cycles of work handed to a thread at once
+PARTS = 256  # of a reduction over everything
+BLOCKS = (8, 16, 24, 32)  # of a vector's loop
+TILES = (2, 3, 4, 6, 8, 12)  # of a second loop in step
+
+
+def default(nest: Nest, target: Target) -> Schedule:
+    """The schedule of a nest."""
+    if not target.vector_bytes or nest.prints:
+        return ()
+    nest = replace(nest, body=perfected(nest.body))
+    listed = rows(nest.body)
+    total = cycles(listed, Lanes(), target)
+    if total < SMALL:
+        return ()
+    names: dict[str, int] = {}
+    handle: dict[UOp, str] = {}
+    for loop in loops(nest.body):
+        names[name_of(loop)] = names.get(name_of(loop), 0) + 1
+        handle[loop.var] = f"{name_of(loop)}#{names[name_of(loop)]}"
+    for loop in loops(nest.body):
+        if names[name_of(loop)] == 1:
+            handle[loop.var] = name_of(loop)
+    steps: list[Step] = []
+    for s in nest.body:
+        if isinstance(s, Loop):
+            steps += _Region(s, nest, target, handle).plan()
+    return _joined(steps, names)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Loops to run in step. ``lanes`` of the loops around the body; ``inner``: of loops inside it, by their own."""
+
+    cost: float
+    lanes: Lanes
+    inner: tuple[tuple[Loop, int], ...] = ()
+
+
+class _Region:
+    """One loop at the top of a nest, with everything inside it."""
+
+    def __init__(self, loop: Loop, nest: Nest, target: Target, handle: dict[UOp, str]) -> None:
+        self.loop, self.nest, self.target, self.handle = loop, nest, target, handle
+        self.listed = rows((loop,))
+        found = chain(loop)
+        count = next((n for n, a in enumerate(found) if not parallel(a)), len(found))
+        self.chain = found[:count]
+        self.body = self.chain[-1].body if self.chain else (loop,)
+        self.inside = list(loops(self.body))
+
+    def plan(self) -> list[Step]:
+        """The steps for this region."""
+        if not self.chain:
+            return self._reduction()
+        best = min(self._choices(), key=lambda c: c.cost)
+        steps = self._blocked(best)
+        if steps is not None:
+            return steps
+        return [*self._in_step(best), *self._packed(best), *self._threads(best), *self._streams(best)]
+
+    # ---- lanes ---------------------------------------------------------------------------------------------------------
+
+    def _choices(self) -> Iterator[Choice]:
+        """The choices of lanes worth pricing: first which loop is the vector's, then its block and what runs beside it."""
+        yield Choice(cycles(self.listed, Lanes(), self.target), Lanes())
+        outer = [a for a in self.chain if self._may(a) and (span(a) or 64) > 1]
+        jammed = tuple(a.var for a in self.inside if not parallel(a) and any(isinstance(s, Loop) for s in a.body)
+                       and self._single(a) and self._may(a))  # fmt: skip
+        if outer:
+            a = min(outer, key=lambda a: self._priced(Lanes(a.var, 8, (), self._width(a))).cost)
+            n = span(a) or 64
+            blocks = {m for m in BLOCKS if m <= 8 or m <= 2 * n} | ({n} if n % 8 == 0 and n <= 64 else set())
+            beside = [(b.var,) for b in outer if b is not a] + ([jammed] if jammed else [])
+            for block in sorted(blocks):
+                yield self._priced(Lanes(a.var, block, (), self._width(a)))
+                for group in beside:
+                    for m in TILES:
+                        if all(m <= (span(self._loop(v)) or 64) + 1 for v in group):
+                            yield self._priced(Lanes(a.var, block, tuple((v, m) for v in group), self._width(a)))
+        if self.inside:
+            yield self._inner(Lanes())
+            for a in outer:
+                for m in TILES:
+                    if m <= (span(a) or 64):
+                        yield self._inner(Lanes(None, 1, ((a.var, m),)))
+
+    def _loop(self, v: UOp) -> Loop:
+        return next(a for a in (*self.chain, *self.inside) if a.var is v)
+
+    def _may(self, loop: Loop) -> bool:
+        """Whether its iterations may run in step: no loop inside has bounds that depend on it."""
+        bad = {loop.var}
+        return not any(variables(a.lo) & bad or variables(a.hi) & bad for a in loops(loop.body))
+
+    def _single(self, loop: Loop) -> bool:
+        """Whether it accumulates single values: those may be taken one lane after another."""
+        return all(s.update is not None and s.value.op is not Op.VAR for s in carried(loop))
+
+    def _width(self, loop: Loop) -> int:
+        widest = 4
+        for row in self.listed:
+            if row.buffer is not None and loop.var in row.deps:
+                widest = max(widest, row.buffer.dtype.itemsize)
+        return self.target.vector_bytes // widest
+
+    def _priced(self, lanes: Lanes) -> Choice:
+        spans = [(span(a), lanes.count(a.var)) for a in self.chain]
+        tails = sum(1 for size, n in spans if n > 1 and size is not None and size % n)
+        scattered = any(r.kind == "store" and r.strides is not None and r.strides.get(lanes.vector, 1) not in (0, 1)
+                        for r in self.listed if lanes.vector is not None)  # fmt: skip
+        # A tail is code, too, and lines stored to in part are read and written again and again.
+        return Choice(cycles(self.listed, lanes, self.target) * (1 + 0.03 * tails) * (1.15 if scattered else 1), lanes)
+
+    def _inner(self, lanes: Lanes) -> Choice:
+        """Vectors along the loops inside the body, the best for each."""
+        total = 0.0
+        chosen: list[tuple[Loop, int]] = []
+        done: set[UOp] = set()
+        for s in self.body:
+            if not isinstance(s, Loop):
+                continue
+            mine = [row for row in self.listed if any(a.var is s.var for a in row.path)]
+            done.add(s.var)
+            best: tuple[float, Loop | None, int] = (cycles(mine, lanes, self.target), None, 1)
+            for a in loops((s,)):
+                leaf = not any(isinstance(t, Loop) for t in a.body)
+                if not (leaf or parallel(a)) or not self._may(a) or any(t.update is None for t in carried(a)):
+                    continue
+                for n in BLOCKS:
+                    if n > 8 and n > 2 * (span(a) or 64):
+                        continue
+                    cost = cycles(mine, Lanes(a.var, n, lanes.others, self._width(a)), self.target)
+                    if not parallel(a):  # the partial results are combined each time
+                        times = math.prod(span(p) or 64 for p in self._path(a)) / math.prod(m for _, m in lanes.others)
+                        cost += times * (12.0 + n / 4) * math.prod(m for _, m in lanes.others)
+                    if cost < best[0]:
+                        best = cost, a, n
+            total += best[0]
+            if best[1] is not None:
+                chosen.append((best[1], best[2]))
+        rest = [row for row in self.listed if not any(a.var in done for a in row.path)]
+        total = (total + cycles(rest, lanes, self.target)) * (1 + 0.15 * len(lanes.others))  # of code
+        return Choice(total, lanes, tuple(chosen))
+
+    def _path(self, loop: Loop) -> tuple[Loop, ...]:
+        """The loops around a loop."""
+        row = next(r for r in self.listed if r.path and any(a.var is loop.var for a in r.path))
+        place = next(n for n, a in enumerate(row.path) if a.var is loop.var)
+        return row.path[:place]
+
+    def _in_step(self, choice: Choice) -> list[Step]:
+        steps: list[Step] = []
+        lanes = choice.lanes
+        for v, n in lanes.others:
+            inside = any(a.var is v for a in self.inside)
+            steps.append((Unroll if inside else Upcast)(self.handle[v], n))
+        if lanes.vector is not None:
+            steps.append(Upcast(self.handle[lanes.vector], lanes.block))
+        steps += [Upcast(self.handle[a.var], n) for a, n in choice.inner]
+        vectored = {a.var for a, _ in choice.inner} | {v for v, _ in lanes.others}
+        for a in self.inside:
+            leaf = not any(isinstance(t, Loop) for t in a.body)
+            if leaf and not parallel(a) and a.var not in vectored and lanes.vector is not None and self._single(a) \
+                    and (span(a) or 0) >= 8 and len(a.body) <= 2:  # fmt: skip
+                steps.append(Unroll(self.handle[a.var], 4))
+        return steps
+
+    def _packed(self, choice: Choice) -> list[Step]:
+        """Operands that vectors would gather, and that are read again and again: packed at the vector's blocks."""
+        lanes = choice.lanes
+        if lanes.vector is None or (span(self._loop(lanes.vector)) or 64) <= lanes.block:
+            return []
+        names = []
+        for row in self.listed:
+            if row.kind == "load" and row.buffer in self.nest.params and row.strides is not None:
+                step = row.strides.get(lanes.vector)
+                if step not in (None, 0, 1) and lanes.vector in row.deps and reuse(row, lanes) >= 4:
+                    names.append(row.buffer.arg.name)
+        return [Stage(name, self.handle[lanes.vector]) for name in dict.fromkeys(names)]
+
+    # ---- blocks --------------------------------------------------------------------------------------------------------
+
+    def _blocked(self, choice: Choice) -> list[Step] | None:
+        """Blocks for the caches, where one reduction reads its operands again and again; None where it does not.
+
+        K. Goto, R. van de Geijn, Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008: the blocks of
+        one operand stay in the second cache, a panel of the other in the first.
+        """
+        lanes = choice.lanes
+        top = [s for s in self.body if isinstance(s, Loop)]
+        if lanes.vector is None or len(lanes.others) != 1 or len(top) != 1 or len(self.inside) != 1:
+            return None
+        (u, m), v = lanes.others[0], lanes.vector
+        (k,) = self.inside
+        if parallel(k) or u is k.var or v is k.var or k.hi.op is not Op.CONST or not self._single(k):
+            return None
+        sizes = {a.var: span(a) for a in (*self.chain, k)}
+        if any(n is None for n in sizes.values()):
+            return None
+        length, rows_u, rows_v = (sizes[x] or 0 for x in (k.var, u, v))
+        loads = [r for r in self.listed if r.kind == "load" and k.var in r.deps and r.buffer in self.nest.params]
+        if any(r.strides is None or r.deps - set(r.strides) for r in loads):
+            return None
+        item = max((r.buffer.dtype.itemsize for r in loads if r.buffer is not None), default=4)
+        by_u = [r for r in loads if u in r.deps and v not in r.deps]
+        by_v = [r for r in loads if v in r.deps and u not in r.deps]
+        target = self.target
+        if not by_u or not by_v or length * rows_v * item <= target.l1_bytes or rows_u < 4 * m or length < 32:
+            return None
+        depth = _even(length, target.l1_bytes // (lanes.block * item), 4)
+        tall = _even(rows_u, max(m, int(0.4 * target.l2_bytes) // (depth * item)), m)
+        if target.threads:
+            tall = min(tall, _even(rows_u, max(m, -(-rows_u // 4)), m))
+        wide = _even(rows_v, max(lanes.block, target.l3_bytes // 4 // (depth * item)), lanes.block)
+        name_u, name_v, name_k = self.handle[u], self.handle[v], self.handle[k.var]
+        steps: list[Step] = [Tile(name_u, tall), Tile(name_v, wide), Upcast(f"{name_u}.t", m),
+                             Upcast(f"{name_v}.t", lanes.block)]  # fmt: skip
+        batch = [self.handle[a.var] for a in self.chain if a.var not in (u, v)]
+        split = length > depth
+        if split:
+            steps += [Tile(name_k, depth), Unroll(f"{name_k}.t", 4)]
+            order = [*batch, name_v, name_k, name_u, f"{name_v}.t", f"{name_u}.t"]
+        else:
+            steps.append(Unroll(name_k, 4))
+            order = [*batch, name_v, name_u, f"{name_v}.t", f"{name_u}.t"]
+        steps.append(Reorder(tuple(order)))
+        stores = [s for s in walk(self.body) if isinstance(s, Store) and s.buffer in self.nest.outputs]
+        if split and len(stores) == 1:
+            steps.append(Prefetch(stores[0].buffer.arg.name))
+        big = choice.cost > THREADS and target.threads
+        blocks = -(-rows_u // tall)
+        if big:
+            many = [a for a in self.chain if a.var not in (u, v) and (span(a) or 1) >= 8]
+            steps.append(Thread(self.handle[many[0].var] if many else name_u) if many or blocks > 1
+                         else Thread(name_v) if rows_v > wide else Thread(f"{name_v}.t"))  # fmt: skip
+        for listed, at in ((by_u, name_u), (by_v, name_k if split else name_v)):
+            steps += [Stage(name, at) for name in dict.fromkeys(r.buffer.arg.name for r in listed if r.buffer is not None)]
+        return steps
+
+    # ---- threads -------------------------------------------------------------------------------------------------------
+
+    def _threads(self, choice: Choice) -> list[Step]:
+        """The outermost loop with work for all, its iterations in chunks worth handing out."""
+        if choice.cost < THREADS or not self.target.threads:
+            return []
+        blocks = {a.var: -(-(span(a) or 64) // choice.lanes.count(a.var)) for a in self.chain}
+        loop = next((a for a in self.chain if blocks[a.var] >= 8), max(self.chain, key=lambda a: blocks[a.var]))
+        count = blocks[loop.var]
+        if count < 2:
+            return []
+        place = self.chain.index(loop)
+        grain = max(1, min(count // 8, round(CHUNK * count / choice.cost)))
+        steps: list[Step] = []
+        before = [self.handle[a.var] for a in self.chain[:place] if blocks[a.var] > 1]
+        if before:
+            steps.append(Reorder((self.handle[loop.var], *before)))
+        return [*steps, Thread(self.handle[loop.var], grain)]
+
+    def _reduction(self) -> list[Step]:
+        """A reduction over everything: in parts, on threads, each along vectors."""
+        if any(s.update is None for s in carried(self.loop)) or self.loop.hi.op is not Op.CONST:
+            return []
+        cost = cycles(self.listed, Lanes(), self.target)
+        steps: list[Step] = []
+        name = self.handle[self.loop.var]
+        n = span(self.loop) or 1
+        parts = max(1, min(PARTS, n, int(cost / CHUNK)))
+        if parts > 1 and cost > THREADS and self.target.threads:
+            steps += [Group(name, parts), Thread(name)]
+            name += ".t"
+        leaf = [a for a in loops((self.loop,)) if not any(isinstance(s, Loop) for s in a.body)]
+        for a in leaf:
+            if any(s.update is None for s in carried(a)):
+                continue
+            size = 32 if (span(a) or 64) >= 64 else 8
+            steps.append(Upcast(name if a is self.loop else self.handle[a.var], size))
+        return steps
+
+    def _streams(self, choice: Choice) -> list[Step]:
+        """Results larger than the caches, stored in whole vectors, go past them."""
+        steps: list[Step] = []
+        stores = [r for r in self.listed if r.kind == "store" and r.buffer in self.nest.outputs]
+        loaded = {r.buffer for r in self.listed if r.kind == "load"}
+        along = {a.var for a, _ in choice.inner} | {choice.lanes.vector}
+        for row in stores:
+            b = row.buffer
+            assert b is not None and row.strides is not None
+            size = math.prod(b.shape) * b.dtype.itemsize
+            if size >= self.target.l3_bytes and b not in loaded and any(row.strides.get(v) == 1 for v in along if v is not None):
+                if not any(a for a in self.inside if not parallel(a) and a.var in {p.var for p in row.path}):
+                    steps.append(Stream(b.arg.name))
+        return list(dict.fromkeys(steps))
+
+
+def _even(total: int, most: int, unit: int) -> int:
+    """A block size near ``most``, a multiple of ``unit``, that splits ``total`` evenly."""
+    most = max(unit, most)
+    count = max(1, -(-total // most))
+    return max(unit, -(-total // (count * unit)) * unit)
+
+
+def _joined(steps: Sequence[Step], names: dict[str, int]) -> Schedule:
+    """Equal steps on all loops of a name, as one step on the name."""
+    out: list[Step] = []
+    for s in steps:
+        name = getattr(s, "name", "")
+        base = name.partition("#")[0]
+        if "#" in name:
+            same = [t for t in steps if type(t) is type(s) and getattr(t, "name", "").partition("#")[0] == base
+                    and getattr(t, "name", "").partition(".")[2] == name.partition(".")[2]
+                    and _but_name(t) == _but_name(s)]  # fmt: skip
+            if len(same) == names[base] and isinstance(s, (Upcast, Unroll)) and "." not in name:
+                plain = type(s)(base, s.size)
+                if plain not in out:
+                    out.append(plain)
+                continue
+        out.append(s)
+    return tuple(out)
+
+
+def _but_name(s: Step) -> tuple[object, ...]:
+    return tuple(v for k, v in vars(s).items() if k != "name")
+
+
+def regions(nest: Nest) -> list[list[Row]]:
+    """The rows of each loop at the top of a nest."""
+    return [rows((s,)) for s in nest.body if isinstance(s, Loop)]
