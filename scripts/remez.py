@@ -120,6 +120,54 @@ FITS: dict[str, tuple[Function, Function, Any, Any, int, int]] = {
 # fmt: on
 
 
+# name: the constant, how many parts, whether to cut and not to round
+PARTS: dict[str, tuple[Any, int, bool]] = {
+    "ln2": (mp.log(2), 2, False),
+    "log2e": (1 / mp.log(2), 2, False),
+    "log10e": (1 / mp.log(10), 2, False),
+    "log10of2": (mp.log10(2), 2, False),
+    "half_pi": (mp.pi / 2, 3, True),
+    "2/pi": (2 / mp.pi, 1, False),
+}
+HEAD = '''\
+"""Coefficients of the polynomials in ``approx``, lowest power first; ``scripts/remez.py`` finds them and prints this.
+
+The comment is the greatest error, relative to the function that the polynomial is part of.
+"""
+
+from rangekit.ir import dtype as dt
+
+'''
+
+
+def split(x: Any, count: int, bits: int, cut: bool) -> list[float]:
+    """The constant as a sum of floats."""
+    found = []
+    for _ in range(count):
+        exponent = int(mp.frexp(x)[1]) - bits
+        whole = mp.ldexp(x, -exponent)
+        part = mp.ldexp(mp.floor(whole) if cut else mp.nint(whole), exponent)
+        found.append(float(part))
+        x = x - part
+    return found
+
+
+def constants() -> str:
+    """The text of the constants."""
+    note = "each what those before it leave; of half_pi each is cut, so that none is negative."
+    lines = [f"# Constants as sums of floats, {note}", "PARTS = {"]
+    for d, bits in (("float32", 24), ("float64", 53)):
+        lines.append(f"    dt.{d}: {{")
+        lines.extend(f'        "{name}": {tuple(split(x, n, bits, cut))!r},' for name, (x, n, cut) in PARTS.items())
+        lines.append("    },")
+    pieces, left = [], 2 / mp.pi
+    for k in range(1, 9):
+        pieces.append(mp.floor(mp.ldexp(left, 28 * k)) / mp.mpf(2) ** (28 * k))
+        left -= pieces[-1]
+    lines += ["}", "", "# 2 / pi, 28 bits at a time: times a float32, each is exact in float64.", "TWO_OVER_PI = ("]
+    return "\n".join([*lines, *(f"    {float(c)!r}," for c in pieces), ")"]) + "\n"
+
+
 def table() -> str:
     """The table's text."""
     lines = []
@@ -137,4 +185,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table())
+    sys.stdout.write(HEAD + table() + "\n" + constants())
