@@ -53,7 +53,10 @@ def _expression(n: UOp, times: float, out: Counts) -> None:
         if n.src[0].arg.memory if n.src[0].op is Op.BUFFER else True:
             out.loads[n.src[0].arg.name] += round(times)
     elif n.dtype is not dt.index and (n.dtype.is_float or n.op in MATH):
-        out.ops[n.op] += round(times)
+        if n.op is Op.FMA:
+            out.ops.update({Op.MUL: round(times), Op.ADD: round(times)})
+        else:
+            out.ops[n.op] += round(times)
     for s in n.src:
         if s.op not in (Op.PARAM, Op.BUFFER):
             _expression(s, times, out)

@@ -205,7 +205,7 @@ class _Region:
     def _packed(self, choice: Choice) -> list[Step]:
         """Operands that vectors would gather, and that are read again and again: packed at the vector's blocks."""
         lanes = choice.lanes
-        if lanes.vector is None or (span(self._loop(lanes.vector)) or 64) <= lanes.block:
+        if lanes.vector is None:
             return []
         names = []
         for row in self.listed:

@@ -24,7 +24,7 @@ from rangekit.lower.fuse import fuse
 from rangekit.lower.legalize import legalize
 from rangekit.lower.linearize import linearize
 from rangekit.lower.rangeify import rangeify
-from rangekit.lower.schedule import Schedule, scheduled
+from rangekit.lower.schedule import Schedule, applicable, scheduled
 from rangekit.lower.split import split
 from rangekit.source import Position
 
@@ -47,6 +47,7 @@ class Record:
     reasons: list[str] = field(default_factory=list)
     outputs: list[UOp] = field(default_factory=list)
     nests: list[Nest] = field(default_factory=list)
+    plain: list[Nest] = field(default_factory=list)  # before their schedules
 
     def carry(self, old: UOp, new: UOp) -> None:
         """``new`` came from ``old``: it keeps the user's line, unless it has one."""
@@ -95,10 +96,15 @@ def _schedule(sink: UOp, options: Options, record: Record) -> UOp:
     for name, _ in options.schedules:
         if name is not None and name not in {nest.name for nest in record.nests}:
             raise ScheduleError(f"there is no kernel {name!r}", help="one of " + ", ".join(n.name for n in record.nests))
-    for place, nest in enumerate(record.nests):
+    record.plain += record.nests
+    for place, nest in enumerate(record.plain):
         given = [steps for name, steps in options.schedules if name is None or name == nest.name]
-        steps = tuple(s for steps in given for s in steps) if given else default(nest, options.target)
-        record.nests[place] = replace(scheduled(nest, steps, options.target), schedule=steps)
+        steps = tuple(s for steps in given for s in steps)
+        if given:
+            new = scheduled(nest, steps, options.target)
+        else:
+            steps, new = applicable(nest, default(nest, options.target), options.target)
+        record.nests[place] = replace(new, schedule=steps)
     return sink
 
 
@@ -124,6 +130,7 @@ class Lowered:
     stages: Mapping[str, UOp]
     seconds: Mapping[str, float]
     reasons: tuple[str, ...]
+    plain: tuple[Nest, ...] = ()  # the same before their schedules
 
 
 def lower(sink: UOp, options: Options, positions: Mapping[UOp, Position]) -> Lowered:
@@ -136,7 +143,7 @@ def lower(sink: UOp, options: Options, positions: Mapping[UOp, Position]) -> Low
         sink = step.run(sink, options, record)
         seconds[step.name] = time.perf_counter() - start
         stages[step.name] = sink
-    return Lowered(tuple(record.nests), tuple(record.outputs), stages, seconds, tuple(record.reasons))
+    return Lowered(tuple(record.nests), tuple(record.outputs), stages, seconds, tuple(record.reasons), tuple(record.plain))
 
 
 def wanted(results: tuple[UOp, ...], effects: tuple[UOp, ...]) -> UOp:

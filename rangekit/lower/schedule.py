@@ -92,9 +92,8 @@ class Upcast(Step):
         outer, inner = steps.block(loop, self.size)
         inner = steps.in_lanes(inner, 1)
         if not parallel(loop):
-            return steps.partial(inner if outer is None else replace(outer, body=(inner,)), inner)
-        inner = steps.sunk(inner)
-        return (inner,) if outer is None else (replace(outer, body=(inner,)),)
+            return steps.partial(replace(outer, body=(inner,)), inner)
+        return (replace(outer, body=(steps.sunk(inner),)),)
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,7 +117,7 @@ class Unroll(Step):
             inner = steps.in_lanes(inner, 1)
         else:
             inner = replace(inner, kind="unroll")
-        return (inner,) if outer is None else (replace(outer, body=(inner,)),)
+        return (replace(outer, body=(inner,)),)
 
 
 @dataclass(frozen=True, repr=False)
@@ -342,6 +341,21 @@ def scheduled(nest: Nest, schedule: Sequence[Step], target: Target) -> Nest:
             raise ScheduleError(f"{step!r} is not a schedule step", help="steps are rk.tile(...), rk.upcast(...), ...")
         nest = step.apply(nest, target)
     return named(replace(nest, body=vectorised(nest.body, target)))
+
+
+def applicable(nest: Nest, proposed: Sequence[Step], target: Target) -> tuple[Schedule, Nest]:
+    """The steps of a proposal that can apply, and the nest after them."""
+    if not proposed:
+        return (), nest
+    nest = replace(nest, body=steps.perfected(nest.body))
+    kept = []
+    for step in proposed:
+        try:
+            nest = step.apply(nest, target)
+        except ScheduleError:
+            continue
+        kept.append(step)
+    return tuple(kept), named(replace(nest, body=vectorised(nest.body, target)))
 
 
 _STEPS: dict[str, type[Step]] = {

@@ -77,16 +77,13 @@ def tile(loop: Loop, size: int) -> Loop:
     even = n.op is Op.CONST and n.arg % size == 0
     hi = idx(size) if even else least(idx(size), minus(n, start))
     if n.op is Op.CONST and n.arg <= size:
-        hi = n
+        hi, size = n, max(1, n.arg)
     body = mapped(loop.body, substitution({loop.var: plus(loop.lo, start, inner)}))
     return replace(loop, lo=idx(0), hi=blocks, width=0, body=(Loop(inner, loop.range, idx(0), hi, body, width=size),))
 
 
-def block(loop: Loop, size: int) -> tuple[Loop | None, Loop]:
-    """The loop over blocks and the one inside a block; no loop over blocks where there is only one."""
-    n = minus(loop.hi, loop.lo)
-    if n.op is Op.CONST and n.arg <= size and loop.lo.op is Op.CONST and loop.lo.arg == 0:
-        return None, replace(loop, width=max(1, n.arg))
+def block(loop: Loop, size: int) -> tuple[Loop, Loop]:
+    """The loop over blocks and the one inside a block."""
     outer = tile(loop, size)
     inner = outer.body[0]
     assert isinstance(inner, Loop)

@@ -32,11 +32,12 @@ def strides(buffer: UOp) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Slots:
-    """Where a scratch array is: one pointer for each combination of ``axes`` (its items), and, for an array within
-    lanes, how far apart the copies of ``inner`` lanes are."""
+    """Where an array is: one pointer for each combination of the lanes it was made in, if it is a register; and, for an
+    array made in lanes, the lanes whose copies lie beside each other (``inner``) and one after another (``outer``)."""
 
     pointers: Value
     inner: tuple[Lane, ...] = ()
+    outer: tuple[Lane, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +93,13 @@ class Access(Builder):
         slots = self.slots[buffer]
         copies = math.prod(lane.count * lane.width for lane in slots.inner)
         constant, factors, loose = 0, dict[Lane, int](), dict[UOp, int]()
-        for i, stride in zip(index, strides(buffer), strict=True):
+        for i, stride, length in zip(index, strides(buffer), buffer.shape, strict=True):
             terms, more = affine(cast(i, dt.index) if i.dtype is not dt.index else i)
             constant += more * stride * copies
             for atom, factor in terms.items():
                 lane = self.exact.get(atom)
+                if lane is None and atom is i and buffer in self.scratch:  # an element for each lane, used or not
+                    lane = next((a for a in self.open if a.var is atom and a.count <= length), None)
                 factor *= stride * copies
                 known = self.bound[atom].constant if atom.op is Op.VAR and atom in self.bound else None
                 if known is not None:
@@ -107,9 +110,15 @@ class Access(Builder):
                     factors[lane] = factors.get(lane, 0) + factor
                 else:
                     loose[atom] = loose.get(atom, 0) + factor
+        size = copies * math.prod(buffer.shape)
         for lane in slots.inner:
-            copies //= lane.count * lane.width
-            factors[lane] = factors.get(lane, 0) + copies
+            factors[lane] = factors.get(lane, 0) + 1  # the one vector
+        for lane in slots.outer:
+            if lane in self.fixed:
+                constant += size * self.fixed[lane]
+            else:
+                factors[lane] = factors.get(lane, 0) + size
+            size *= lane.count
         same, differ = [], []
         for atom, factor in loose.items():
             if factor:
@@ -117,12 +126,12 @@ class Access(Builder):
                 (differ if value.axes else same).append((value, factor))
         base = self._moved(slots.pointers, buffer, same)
         rest = self._sum(differ) if differ else None
-        own = {lane for lane, factor in factors.items() if factor}
+        own = {lane for lane, factor in factors.items() if factor}  # those fixed are in the constant, or in base
         used = own | set(base.axes) | set(rest.axes if rest is not None else ())
         moves = [*loose.values(), constant, *(f * lane.width for lane, f in factors.items())]
         grain = 0 if rest is None or rest.wide == 1 else 1
         return Place(
-            buffer, base, constant, factors, rest, tuple(lane for lane in self.open if lane in used),
+            buffer, base, constant, factors, rest, tuple(lane for lane in self.open if lane in used and lane not in self.fixed),
             math.gcd(grain, *moves),
         )  # fmt: skip
 

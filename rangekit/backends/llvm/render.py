@@ -131,12 +131,13 @@ class _Function(Access):
         else:
             room = size // buffer.dtype.itemsize * copies + VECTOR_BYTES // buffer.dtype.itemsize
             self.entry.append(f"  {name} = alloca [{room} x {kind}], align {ALIGN}")
-        self.slots[buffer] = Slots(Value(dt.index, (name,)), tuple(sorted(self.open, key=lambda a: a.width > 1)))
+        self.slots[buffer] = Slots(Value(dt.index, (name,)), vector, tuple(a for a in self.open if a.width == 1))
 
     def _store(self, s: Store) -> None:
         gate, index = self.gated(s.index)
         place = self.place(s.buffer, index)
-        private = set(place.base.axes) | set(self.slots[s.buffer].inner)
+        slots = self.slots[s.buffer]
+        private = set(slots.pointers.axes) | set(slots.inner) | set(slots.outer)
         once = [lane for lane in self.open if lane not in place.axes and lane not in private and lane not in self.fixed]
         assert all(lane.width == 1 for lane in once), "lanes of a vector write to one place"
         if once:  # one after another, as the loop would
@@ -154,7 +155,9 @@ class _Function(Access):
             if lane not in private:
                 mask = self.both(mask, self.projected(inside))
         if mask is not None and s.buffer.op is Op.BUFFER and s.buffer.arg.memory == "register":  # no branch
-            old = self.value(UOp(Op.INDEX, s.buffer.dtype, (s.buffer, *index)))
+            masks, self.masks = self.masks, {}  # what is kept is read in every lane
+            old = self._load(UOp(Op.INDEX, s.buffer.dtype, (s.buffer, *index)))
+            self.masks = masks
             value = self.elementwise(_WHERE(value.dtype), [mask, value, old])
             mask = None
         self.put(place, value, mask, s.stream and place.step == 1)
