@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: .venv/stamp
 	$(BIN)/python -m rangekit demo
@@ -19,6 +19,14 @@ lint: .venv/stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Everything against NumPy, torch, JAX and numba: half an hour on a quiet machine. Tables go to benchmarks/results/.
+bench: .venv/peers
+	$(BIN)/python -m benchmarks $(BENCH)
+
+.venv/peers: .venv/stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	touch $@
 
 .venv/stamp: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -143,7 +143,7 @@ def measure(fork_join: Callable[[], None] | None = None) -> Limits:
     """Measure now. ``fork_join`` calls all workers of a pool for nothing and returns when the last has answered."""
     n = cores()
     lanes = engine.vector_floats()
-    l1, l2, l3 = _cache_bytes()
+    l1, l2, l3 = cache_bytes()
     fma, read = _Loop(probes.fma(lanes)), _Loop(probes.read(lanes))
     triads = {
         "triad": _Loop(probes.triad(lanes, streaming=False)),
@@ -174,7 +174,7 @@ def _seconds_of(fn: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _cache_bytes() -> tuple[int, int, int]:
+def cache_bytes() -> tuple[int, int, int]:
     """Bytes of the first core's data caches, as Linux tells them; ordinary ones where it does not."""
     sizes = [32 << 10, 512 << 10, 16 << 20]
     for entry in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
