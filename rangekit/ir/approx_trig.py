@@ -23,14 +23,16 @@ def near(op: Op, x: Value, f: Format) -> tuple[Value, Value]:
     turns = shifted - f.magic
     first, second, third = f.parts("half_pi", 3)
     exact = fma(turns, -first, x)
-    r = fma(turns, -third, fma(turns, -second, exact))
     if op is Op.TAN:
-        tail = fma(turns, -third, fma(turns, -second, exact - r))
-        tail = where(abs(r) < 2.0**-6, -0.0, tail)  # there r is near enough, and exact - r is not
-        value = _tan(r, tail, shifted.bits(f.integer), f)
+        taken = turns * second
+        left, lost = _sum(exact, -taken)
+        more = fma(turns, -third, lost - fma(turns, second, -taken))
+        r = left + more
+        value = _tan(r, (left - r) + more, shifted.bits(f.integer), f)
     else:
+        r = fma(turns, -third, fma(turns, -second, exact))
         value = _sine(op, r, shifted.bits(f.integer), f)
-        value = value if op is Op.COS else where(x.eq(0.0), x, value)  # the sum above loses the sign of 0
+    value = value if op is Op.COS else where(x.eq(0.0), x, value)  # sums of zeros lose their sign
     return abs(x) < f.pick(2.0**16, 2.0**25), value
 
 
@@ -55,11 +57,16 @@ def _phase(x: Value) -> tuple[Value, Value]:
     phase, rest = _modulo(x * tables.TWO_OVER_PI[0]), x * 0.0
     for piece in tables.TWO_OVER_PI[1:]:
         product = _modulo(x * piece)
-        total = phase + product
-        share = total - phase
-        rest = rest + ((phase - (total - share)) + (product - share))
-        phase = total
+        phase, lost = _sum(phase, product)
+        rest = rest + lost
     return _modulo(phase), rest
+
+
+def _sum(a: Value, b: Value) -> tuple[Value, Value]:
+    """a + b rounded, and what rounding lost (Knuth)."""
+    total = a + b
+    share = total - a
+    return total, (a - (total - share)) + (b - share)
 
 
 def _modulo(x: Value) -> Value:
