@@ -308,7 +308,7 @@ def _each(nest: Nest, name: str, fn: Callable[[Loop], Body], kinds: tuple[str, .
 
     def one(loop: Loop) -> Body | None:
         nonlocal seen, hit
-        if name_of(loop) != base:
+        if name_of(loop) != base or loop.kind == "tree":
             return None
         seen += 1
         if which and seen != int(which):

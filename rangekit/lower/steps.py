@@ -95,8 +95,10 @@ def block(loop: Loop, size: int) -> tuple[Loop, Loop]:
 
 def in_lanes(loop: Loop, lanes: int) -> Loop:
     """A loop over a block, its iterations in step: as vectors of ``lanes`` elements (1: registers of their own)."""
+    if any(isinstance(s, Loop) and s.kind == "thread" for s in walk(loop.body)):
+        raise ScheduleError(f"{name_of(loop)} cannot run in step: there are threads inside it")
     for s in walk(loop.body):
-        if isinstance(s, Loop) and s.kind == "loop" and loop.var in variables(s.lo) | variables(s.hi):
+        if isinstance(s, Loop) and loop.var in variables(s.lo) | variables(s.hi):
             raise ScheduleError(
                 f"{name_of(loop)} cannot run in step: the bounds of {name_of(s)} depend on it",
                 help=f"upcast another range, or tile {name_of(loop)} further out",
@@ -232,10 +234,13 @@ def grouped(loop: Loop, blocks: int) -> Body:
     """A reduction in at most ``blocks`` contiguous parts of whole results each, combined in order after it."""
     groups = accumulators(loop)
     n = span(loop)
-    if n is None or loop.hi.op is not Op.CONST:
+    if n is None or loop.hi.op is not Op.CONST or loop.lo.op is not Op.CONST:
         raise ScheduleError(f"{name_of(loop)} cannot be grouped: its length is not a constant")
-    outer = tile(loop, -(-n // blocks))
-    count = outer.hi.arg
+    if not groups:
+        raise ScheduleError(f"{name_of(loop)} is no reduction", help=f"rk.tile({name_of(loop)!r}, n) makes blocks of it")
+    outer = tile(loop, max(1, -(-n // blocks)))
+    count = span(outer)
+    assert count is not None
     before: list[Stmt] = []
     start: list[Stmt] = []
     end: list[Stmt] = []
@@ -332,7 +337,7 @@ def _result(kept: list[UOp], after: Body) -> Store | None:
 def _only_when(condition: UOp, stmts: Body) -> Body:
     out: list[Stmt] = []
     for s in stmts:
-        if isinstance(s, Store):
+        if isinstance(s, Store) and s.index:
             gated = UOp(Op.WHERE, dt.index, (condition, s.index[0], UOp(Op.INVALID, dt.index)))
             s = replace(s, index=(gated, *s.index[1:]))
         elif not isinstance(s, Let):

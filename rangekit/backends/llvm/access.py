@@ -220,8 +220,8 @@ class Access(Builder):
             pointer, mask = self._pointer(place, position), gate.at(position)
             suffix = f"v{wide}{_suffix(kind)}.p0"
             shape = f"<{wide} x {kind}>"
-            loaded = self._masked(f"{shape} @llvm.masked.load.{suffix}", f"ptr align {size} {pointer}",
-                                  f"<{wide} x i1> {mask}", f"{shape} zeroinitializer", base)  # fmt: skip
+            loaded = self._masked(shape, f"llvm.masked.load.{suffix}", (f"ptr align {size}", pointer),
+                                  (f"<{wide} x i1>", mask), (shape, "zeroinitializer"))  # fmt: skip
             return self._read(loaded, dtype, wide)
         if place.step == -1 and (gate is None or gate.wide == 1):
             pointer = self._open(self._pointer(place, position, 1 - wide), gate, position)
@@ -252,17 +252,15 @@ class Access(Builder):
         assert place.step is not None
         return self._pointer(place, position, place.step * lane)
 
-    def _masked(self, function: str, *args: str) -> str:
-        *given, base = args
-        result, name = function.rsplit(" ", 1)
-        types = [" ".join(a.split(" ")[:-1]) for a in given]
-        types = ["ptr" if t.startswith("ptr") else t for t in types]
-        self.names.declared.add(f"declare {result} {name}({', '.join(types)})")
-        call = f"call {result} {name}({', '.join(given)})"
-        if result == "void":
-            self.line(call)
-            return ""
-        return self.make(call, base)
+    def _masked(self, result: str, name: str, *args: tuple[str, str]) -> str:
+        """A masked load or store; ``args`` as (type, operand)."""
+        types = ", ".join(t.split(" ")[0] if t.startswith("ptr") else t for t, _ in args)
+        self.names.declared.add(f"declare {result} @{name}({types})")
+        call = f"call {result} @{name}({', '.join(f'{t} {v}' for t, v in args)})"
+        if result != "void":
+            return self.make(call)
+        self.line(call)
+        return ""
 
     def _open(self, pointer: str, gate: Value | None, position: dict[Lane, int]) -> str:
         """The pointer, or that of zeros where the gate is false."""
@@ -350,9 +348,9 @@ class Access(Builder):
             self._join(after)
         elif place.step == 1:
             assert gate is not None
-            name = f"void @llvm.masked.store.v{wide}{_suffix(kind)}.p0"
-            self._masked(name, f"{shape} {item}", f"ptr align {size} {self._pointer(place, position)}",
-                         f"<{wide} x i1> {gate.at(position)}", "")  # fmt: skip
+            self._masked("void", f"llvm.masked.store.v{wide}{_suffix(kind)}.p0", (shape, item),
+                         (f"ptr align {size}", self._pointer(place, position)),
+                         (f"<{wide} x i1>", gate.at(position)))  # fmt: skip
         else:
             for lane in range(wide):
                 inside = gate.at(position) if gate is not None else None

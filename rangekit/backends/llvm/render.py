@@ -220,8 +220,8 @@ class _Function(Access):
             )
             return
         for n in range(s.lo.arg, s.hi.arg):
-            self.bound[s.var] = Value(dt.index, (str(n),), constant=n)
             self.push()  # what one copy computes is not another's
+            self.bound[s.var] = Value(dt.index, (str(n),), depth=self.here, constant=n)
             self.body(s.body)
             lines = self.pop()
             self.lines.append(lines)
