@@ -33,6 +33,7 @@ class Names:
         self.taken: dict[str, int] = {}
         self.declared: set[str] = set()
         self.helpers: set[str] = set()
+        self.outlined: dict[Any, str] = {}  # functions of this module, by what they compute
 
     def name(self, base: str) -> str:
         """A new name like ``base``, without its sigil."""

@@ -15,7 +15,7 @@ from typing import Any
 from rangekit.backends.llvm.emit import TYPES, Emitter, Names
 from rangekit.backends.llvm.scalar import scalar
 from rangekit.ir import dtype as dt
-from rangekit.ir.approx import expand
+from rangekit.ir.approx import cheap, expand
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import MATH, Op
 from rangekit.ir.uop import UOp
@@ -143,14 +143,27 @@ class Builder(Emitter):
             return self.fresh[key]
         if n.op is Op.INDEX:
             found = self._load(n)
+        elif n.op in MATH or n.op is Op.POW:
+            found = self._math(n)
         else:
-            known = expand(n) if n.op in MATH or n.op is Op.POW else None
-            found = self.value(known) if known is not None else self.elementwise(n, [self.value(s) for s in n.src])
+            found = self.elementwise(n, [self.value(s) for s in n.src])
         if found.volatile:
             self.fresh[key] = found
         else:
             self.scopes[found.depth].memo[key] = found
         return found
+
+    def _math(self, n: UOp) -> Value:
+        """A math function: an expression of basic operations where there is one. One that is right for small arguments
+        only is used where all lanes hold such; where one does not, all go through a function that is right for all."""
+        near = cheap(n)
+        if near is not None:
+            return self._checked(n, self.value(near[0]), near[1])
+        known = expand(n)
+        return self.value(known) if known is not None else self.elementwise(n, [self.value(s) for s in n.src])
+
+    def _checked(self, n: UOp, condition: Value, near: UOp) -> Value:
+        raise NotImplementedError
 
     def text(self, value: Any, dtype: DType) -> str:
         """A constant of one element."""

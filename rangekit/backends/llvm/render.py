@@ -19,6 +19,7 @@ from rangekit.backends.llvm.emit import TYPES, Names, memory_type
 from rangekit.backends.llvm.lanes import Lane, Value
 from rangekit.backends.llvm.scalar import HELPERS
 from rangekit.ir import dtype as dt
+from rangekit.ir.approx import expand
 from rangekit.ir.nest import Guard, Let, Loop, Nest, Prefetch, Print, Scratch, Stmt, Store, operands, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS, Reducer
@@ -356,6 +357,55 @@ class _Function(Access):
                 self.make(f"shufflevector {shape} {i}, {shape} poison, <{half} x i32> <{order}>", "h") for i in v.items
             )
         return replace(v, items=items, wide=half)
+
+    # ---- math ----------------------------------------------------------------------------------------------------------
+
+    def _checked(self, n: UOp, condition: Value, near: UOp) -> Value:
+        """The short form of a function where every lane allows it, else the long one."""
+        x = self.value(n.src[0])
+        whole: str | None = None
+        for item in condition.items:
+            if condition.wide > 1:
+                bits = self.make(f"bitcast <{condition.wide} x i1> {item} to i{condition.wide}", "bits")
+                item = self.make(f"icmp eq i{condition.wide} {bits}, -1", "all")
+            whole = item if whole is None else self.make(f"and i1 {whole}, {item}", "all")
+        assert whole is not None
+        shape = TYPES[n.dtype] if x.wide == 1 else f"<{x.wide} x {TYPES[n.dtype]}>"
+        slots = [self.name("result") for _ in x.items]
+        self.entry += [f"  {slot} = alloca {shape}" for slot in slots]
+
+        def keep(items: tuple[str, ...]) -> None:
+            for slot, item in zip(slots, items, strict=True):
+                self.line(f"store {shape} {item}, ptr {slot}")
+
+        def short() -> None:
+            value = self.value(near)
+            keep(tuple(self.item(value, p, x.wide) for p in self.positions(x.axes)))
+
+        far = self._outlined(n, x.wide)
+        self._either(whole, short, lambda: keep(tuple(self.make(f"call {shape} @{far}({shape} {i})") for i in x.items)))
+        items = tuple(self.make(f"load {shape}, ptr {slot}") for slot in slots)
+        return Value(n.dtype, items, x.axes, x.wide, self.here, volatile=x.volatile)
+
+    def _outlined(self, n: UOp, wide: int) -> str:
+        """A function of this module that computes the node's op for every argument, once for all uses."""
+        key = n.op, n.dtype, wide
+        found = self.names.outlined.get(key)
+        if found is None:
+            found = self.names.outlined[key] = self.names.name(f"{n.op.value}.far")
+            child = _Function(self.names, self.nest, self.functions)
+            shape = TYPES[n.dtype] if wide == 1 else f"<{wide} x {TYPES[n.dtype]}>"
+            lane = Lane(n.src[0], 1, wide)
+            child.open = [lane]
+            x = UOp(Op.VAR, n.dtype, (), ("let", -3, "x"))
+            child.bound[x] = Value(n.dtype, ("%x",), (lane,) if wide > 1 else (), wide)
+            node = n.replace(src=(x,))
+            known = expand(node)
+            value = child.value(known) if known is not None else child.elementwise(node, [child.bound[x]])
+            lines = "\n".join(_flat(child.scopes[0].lines))
+            self.functions.append(f"define internal {shape} @{found}({shape} %x) noinline #0 {{\nentry:\n{lines}\n"
+                                  f"  ret {shape} {value.items[0]}\n}}")  # fmt: skip
+        return found
 
     # ---- threads -------------------------------------------------------------------------------------------------------
 
