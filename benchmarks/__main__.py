@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.list:
         print("\n".join(w.name for w in args.workloads))
         return 0
-    limits, caches = machine.limits(), machine.cache_bytes()
+    limits = machine.limits() if args.quick else machine.keep(machine.measure())  # kept ones may be of a busy hour
+    caches = machine.cache_bytes()
     extra = KEEP_BLOCKS if args.keep_blocks else {}
     rules = Rules(args.threads, 1 if args.quick else args.turns, args.rest, args.limit, extra)
     rows = []

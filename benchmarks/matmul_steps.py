@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=5, help="turns of each step (default: %(default)s)")
     parser.add_argument("--page", type=Path, default=Path(__file__).parent.parent / "docs" / "matmul.md")
     args = parser.parse_args(argv)
-    limits = machine.limits()
+    limits = machine.keep(machine.measure())
     rows = []
     for step in STEPS:
         rows.append(measure(step, args.size, args.turns, limits))

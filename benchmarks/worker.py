@@ -108,7 +108,7 @@ def timed(call: Callable[[], Any]) -> float:
         if time.perf_counter() - begin > WARM_SECONDS:
             break
     together = max(1, int(BATCH_SECONDS / max(once, 1e-9)))
-    samples = []
+    samples: list[float] = []
     gc.collect()
     gc.disable()
     try:
