@@ -15,7 +15,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -149,23 +149,25 @@ def measure(fork_join: Callable[[], None] | None = None) -> Limits:
         "triad": _Loop(probes.triad(lanes, streaming=False)),
         "stream": _Loop(probes.triad(lanes, streaming=True)),
     }
-    found: dict[str, float] = {}
+    beyond_of = {threads: max(4 << 20, 2 * l3 // threads) for threads in (1, n)}  # all threads' together exceed L3
+    memory = [[_aligned(beyond_of[n if t else 1] // 4) for _ in range(3)] for t in range(n)]
+    timings: dict[str, _Timing] = {}
     for threads, suffix in ((1, "_1"), (n, "_all")):
-        found["fma" + suffix] = _rate(fma, 0, threads, 2 * probes.CHAINS * lanes)
-        sizes = {"l1": l1 // 2, "l2": l2 // 2, "l3": max(2 * l2, l3 // 2 // threads), "dram": _beyond(l3, threads)}
+        beyond = beyond_of[threads]
+        timings["fma" + suffix] = _Timing(fma, memory[:threads], 0, 2 * probes.CHAINS * lanes)
+        sizes = {"l1": l1 // 2, "l2": l2 // 2, "l3": min(beyond, max(2 * l2, l3 // 2 // threads)), "dram": beyond}
         for name, size in sizes.items():
-            found[name + suffix] = _rate(read, size, threads, 4)
+            timings[name + suffix] = _Timing(read, memory[:threads], size, 4)
         for name, loop in triads.items():
-            found[name + suffix] = _rate(loop, _beyond(l3, threads), threads, 12)
+            timings[name + suffix] = _Timing(loop, memory[:threads], beyond, 12)
+    for _ in range(RUNS):  # in rounds, so that a busy moment spoils no one's every run
+        for timing in timings.values():
+            timing.run()
+    found = {name: timing.rate for name, timing in timings.items()}
     pause = None
     if fork_join is not None:
         pause = min(_seconds_of(fork_join) for _ in range(1000)) * 1e6
     return Limits(cpu=cpu_name(), cores=n, fork_join=pause, **found)
-
-
-def _beyond(l3: int, threads: int) -> int:
-    """Bytes of one thread's array such that all of them together do not fit into the caches."""
-    return max(16 << 20, 2 * l3 // threads)
 
 
 def _seconds_of(fn: Callable[[], None]) -> float:
@@ -195,21 +197,28 @@ class _Loop:
         self.call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)(self._code.address)
 
 
-def _rate(loop: _Loop, size: int, threads: int, per_element: int) -> float:
-    """10^9 operations or bytes a second, ``per_element`` of them in each element of each repetition."""
-    elements = max(size // 4 // probes.STEP, 1) * probes.STEP if size else 16
-    memory = [[_aligned(elements) for _ in range(3)] for _ in range(threads)]
-    pointers = [[a.ctypes.data for a in arrays] for arrays in memory]
+class _Timing:
+    """A loop on some threads, each on arrays of its own; ``rate`` is of its best run, in 10^9 a second."""
 
-    def run(repetitions: int) -> float:
-        return _together(threads, lambda t: loop.call(*pointers[t], elements, repetitions))
+    def __init__(self, loop: _Loop, memory: Sequence[Sequence[Array]], size: int, per_element: int) -> None:
+        """``size`` in bytes of each array; 0 for a loop without. ``per_element`` operations or bytes an element."""
+        self._loop = loop
+        self._pointers = [[a.ctypes.data for a in arrays] for arrays in memory]
+        self._elements = size // 4 // probes.STEP * probes.STEP
+        self._work = len(memory) * max(1, self._elements) * per_element
+        self._repetitions = 1
+        while (seconds := self._seconds()) < RUN_SECONDS / 4:
+            self._repetitions *= 4
+        self._repetitions = max(1, round(self._repetitions * RUN_SECONDS / seconds))
+        self.rate = 0.0
 
-    repetitions = 1
-    while (seconds := run(repetitions)) < RUN_SECONDS / 4:
-        repetitions *= 4
-    repetitions = max(1, round(repetitions * RUN_SECONDS / seconds))
-    best = min(run(repetitions) for _ in range(RUNS))
-    return threads * (elements if size else 1) * repetitions * per_element / best / 1e9
+    def run(self) -> None:
+        """Time it once more."""
+        self.rate = max(self.rate, self._work * self._repetitions / self._seconds() / 1e9)
+
+    def _seconds(self) -> float:
+        call, elements, repetitions = self._loop.call, self._elements, self._repetitions
+        return _together(len(self._pointers), lambda t: call(*self._pointers[t], elements, repetitions))
 
 
 def _aligned(elements: int) -> Array:
