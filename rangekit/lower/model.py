@@ -43,6 +43,7 @@ class Row:
     path: tuple[Loop, ...]
     buffer: UOp | None = None
     strides: Mapping[UOp, int] | None = None
+    carries: bool = False  # whether the innermost loop around it hands values on
 
 
 def rows(body: Sequence[Stmt], around: tuple[Loop, ...] = ()) -> list[Row]:
@@ -71,7 +72,10 @@ def _rows(body: Sequence[Stmt], path: tuple[Loop, ...], known: dict[UOp, frozens
             known[s.var] = _deps(s.value, known)
         elif isinstance(s, Loop):
             known[s.var] = frozenset((s.var,))
+            first = len(out)
             _rows(s.body, (*path, s), known, own, out)
+            if carried(s):
+                out[first:] = [replace(r, carries=True) if r.path[-1] is s else r for r in out[first:]]
         elif isinstance(s, Store):
             strides, deps = _strides(s.buffer, s.index, known)
             deps |= _deps(s.value, known)
@@ -142,39 +146,45 @@ def cycles(listed: Sequence[Row], lanes: Lanes, target: Target) -> float:
     """The price of rows under a choice of lanes."""
     width = lanes.width
     total = 0.0
-    leaves: dict[tuple[Loop, ...], list[float]] = {}  # of each path: an iteration's price, accumulators, vectors loaded
-    trips: dict[tuple[Loop, ...], float] = {}
+    leaves: dict[UOp | None, _Leaf] = {}  # by the innermost loop: hashing a loop would walk its body
     for row in listed:
-        times = trips.get(row.path)
-        if times is None:
-            times = trips[row.path] = math.prod(_blocks(loop, lanes) for loop in row.path)
+        inner = row.path[-1].var if row.path else None
+        leaf = leaves.get(inner)
+        if leaf is None:
+            leaf = leaves[inner] = _Leaf(row.path, row.carries, math.prod(_blocks(loop, lanes) for loop in row.path))
         many = 1.0
         for loop in row.path:
             v = loop.var
             if v in row.deps:
-                if v is lanes.vector:
-                    many *= max(1.0, lanes.block / width)
-                else:
-                    many *= lanes.count(v)
-        price = row.price
-        if row.kind in ("load", "store"):
-            price = _access(row, lanes, width)
-        entry = leaves.setdefault(row.path, [0.0, 0.0, 0.0])
-        entry[0] += many * price
+                many *= max(1.0, lanes.block / width) if v is lanes.vector else lanes.count(v)
+        price = _access(row, lanes, width) if row.kind in ("load", "store") else row.price
+        leaf.price += many * price
         if row.kind == "update":
-            entry[1] += many
+            leaf.accumulators += many
         elif row.kind == "load" and lanes.vector in row.deps:
-            entry[2] += many
-        total += times * many * price
-    for path, (price, accumulators, held) in leaves.items():
-        if not path:
+            leaf.held += many
+    for leaf in leaves.values():
+        total += leaf.times * leaf.price
+        if not leaf.path:
             continue
         extra = 0.5  # the loop itself
-        if accumulators and carried(path[-1]):
-            extra = max(extra, LATENCY - price)
-            extra += 2.0 * max(0.0, accumulators + held + 1 - target.registers)  # spilled
-        total += trips[path] * extra
+        if leaf.accumulators and leaf.carries:
+            extra = max(extra, LATENCY - leaf.price)
+            extra += 2.0 * max(0.0, leaf.accumulators + leaf.held + 1 - target.registers)  # spilled
+        total += leaf.times * extra
     return total
+
+
+@dataclass
+class _Leaf:
+    """What the iterations of one loop cost: an iteration's price, its accumulators, the vectors it loads."""
+
+    path: tuple[Loop, ...]
+    carries: bool
+    times: float
+    price: float = 0.0
+    accumulators: float = 0.0
+    held: float = 0.0
 
 
 def _blocks(loop: Loop, lanes: Lanes) -> float:

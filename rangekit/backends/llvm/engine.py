@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes.util
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -97,12 +97,25 @@ def assembly(text: str) -> str:
 
 
 class Code:
-    """Machine code of one module, loaded; freed with this object."""
+    """Machine code of one module, loaded: the addresses of its functions. Freed with this object, unless ``forever``."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, functions: Sequence[str] = ("kernel",), forever: bool = False) -> None:
         with _lock:
             llvm = _llvm()
+            if "@rk_parallel(" in text and "rk_parallel" not in functions:
+                _link_pool()
             machine = _machine(jit=True)  # the engine owns it; making one takes less than a millisecond
             self._engine = llvm.create_mcjit_compiler(_module(text, machine), machine)
             self._engine.finalize_object()
-            self.address: int = self._engine.get_function_address("kernel")
+            self.addresses = {name: int(self._engine.get_function_address(name)) for name in functions}
+            self.address = self.addresses[functions[0]]
+            if forever:
+                self._engine.detach()
+
+
+@cache
+def _link_pool() -> None:
+    """The thread pool, as a symbol that modules can call."""
+    from rangekit.backends.llvm import pool
+
+    _llvm().add_symbol("rk_parallel", pool.address())
