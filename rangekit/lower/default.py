@@ -15,7 +15,7 @@ from rangekit.ir.nest import Loop, Nest, Store, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
-from rangekit.lower.loops import carried, chain, loops, name_of, parallel, span, variables
+from rangekit.lower.loops import carried, chain, loops, name_of, parallel, single, span, variables
 from rangekit.lower.model import Lanes, Row, cycles, reuse, rows
 from rangekit.lower.schedule import (
     Group,
@@ -102,7 +102,7 @@ class _Region:
         yield Choice(cycles(self.listed, Lanes(), self.target), Lanes())
         outer = [a for a in self.chain if self._may(a) and (span(a) or 64) > 1]
         jammed = tuple(a.var for a in self.inside if not parallel(a) and any(isinstance(s, Loop) for s in a.body)
-                       and self._single(a) and self._may(a))  # fmt: skip
+                       and all(t.update is not None for t in carried(a)) and self._may(a))  # fmt: skip
         if outer:
             a = min(outer, key=lambda a: self._priced(Lanes(a.var, 8, (), self._width(a))).cost)
             n = span(a) or 64
@@ -128,10 +128,6 @@ class _Region:
         """Whether its iterations may run in step: no loop inside has bounds that depend on it."""
         bad = {loop.var}
         return not any(variables(a.lo) & bad or variables(a.hi) & bad for a in loops(loop.body))
-
-    def _single(self, loop: Loop) -> bool:
-        """Whether it accumulates single values: those may be taken one lane after another."""
-        return all(s.update is not None and s.value.op is not Op.VAR for s in carried(loop))
 
     def _width(self, loop: Loop) -> int:
         widest = 4
@@ -189,15 +185,15 @@ class _Region:
         steps: list[Step] = []
         lanes = choice.lanes
         for v, n in lanes.others:
-            inside = any(a.var is v for a in self.inside)
-            steps.append((Unroll if inside else Upcast)(self.handle[v], n))
+            one_by_one = any(a.var is v and single(a) for a in self.inside)
+            steps.append((Unroll if one_by_one else Upcast)(self.handle[v], n))
         if lanes.vector is not None:
             steps.append(Upcast(self.handle[lanes.vector], lanes.block))
         steps += [Upcast(self.handle[a.var], n) for a, n in choice.inner]
         vectored = {a.var for a, _ in choice.inner} | {v for v, _ in lanes.others}
         for a in self.inside:
             leaf = not any(isinstance(t, Loop) for t in a.body)
-            if leaf and not parallel(a) and a.var not in vectored and lanes.vector is not None and self._single(a) \
+            if leaf and not parallel(a) and a.var not in vectored and lanes.vector is not None and single(a) \
                     and (span(a) or 0) >= 8 and len(a.body) <= 2:  # fmt: skip
                 steps.append(Unroll(self.handle[a.var], 4))
         return steps
@@ -229,7 +225,7 @@ class _Region:
             return None
         (u, m), v = lanes.others[0], lanes.vector
         (k,) = self.inside
-        if parallel(k) or u is k.var or v is k.var or k.hi.op is not Op.CONST or not self._single(k):
+        if parallel(k) or u is k.var or v is k.var or k.hi.op is not Op.CONST or not single(k):
             return None
         sizes = {a.var: span(a) for a in (*self.chain, k)}
         if any(n is None for n in sizes.values()):

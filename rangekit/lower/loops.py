@@ -15,6 +15,7 @@ from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine, total
 from rangekit.ir.nest import Guard, Let, Loop, Prefetch, Print, Scratch, Stmt, Store, operands, walk
 from rangekit.ir.ops import Op
+from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.uop import UOp, alu, idx
 
 Body = tuple[Stmt, ...]
@@ -188,9 +189,9 @@ def parallel(loop: Loop) -> bool:
     return not carried(loop)
 
 
-def accumulating(s: Store) -> str | None:
-    """The reducer by which a carried store merges, None if it just overwrites."""
-    return s.update
+def single(loop: Loop) -> bool:
+    """Whether all it hands on are values reduced one by one: those may be taken one lane after another."""
+    return all(s.update is not None and REDUCERS[s.update].arity == 1 for s in carried(loop))
 
 
 def span(loop: Loop) -> int | None:

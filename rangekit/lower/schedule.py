@@ -21,12 +21,12 @@ from rangekit.ir.uop import UOp
 from rangekit.lower import steps
 from rangekit.lower.loops import (
     Body,
-    carried,
     chain,
     loops,
     name_of,
     parallel,
     rewritten,
+    single,
     span,
     variables,
     wrapped,
@@ -112,8 +112,11 @@ class Unroll(Step):
     def _one(self, loop: Loop) -> Body:
         outer, inner = steps.block(loop, self.size)
         if any(isinstance(s, Loop) for s in inner.body):
-            if any(s.update is None for s in carried(loop)):
-                raise ScheduleError(f"{name_of(loop)} cannot be unrolled around loops: its iterations depend on another")
+            if not single(loop):
+                raise ScheduleError(
+                    f"{name_of(loop)} cannot be unrolled around loops: what it hands on is not one reduced value",
+                    help=f"rk.upcast({self.name!r}, {self.size}) keeps partial results",
+                )
             inner = steps.in_lanes(inner, 1)
         else:
             inner = replace(inner, kind="unroll")
@@ -214,7 +217,7 @@ class Reorder(Step):
                 raise ScheduleError(f"{name_of(a)} cannot go outside {next(iter(bad)).arg[-1]}: its length depends on it")
         moved = [a for a, b in zip(new, nested, strict=True) if a is not b]
         serial = [a for a in moved if not parallel(replace(a, body=nested[-1].body))]
-        if len(serial) > 1 and any(s.update is None for a in serial for s in carried(replace(a, body=nested[-1].body))):
+        if len(serial) > 1 and any(s.update is None for a in serial for s in steps.carried(replace(a, body=nested[-1].body))):
             raise ScheduleError(f"{name_of(serial[0])} cannot be reordered: it carries a value")
         return wrapped(new, nested[-1].body)
 
