@@ -100,9 +100,9 @@ class _Region:
     def _choices(self) -> Iterator[Choice]:
         """The choices of lanes worth pricing: first which loop is the vector's, then its block and what runs beside it."""
         yield Choice(cycles(self.listed, Lanes(), self.target), Lanes())
-        outer = [a for a in self.chain if self._may(a) and (span(a) or 64) > 1]
+        outer = [a for a in self.chain if (span(a) or 64) > 1]
         jammed = tuple(a.var for a in self.inside if not parallel(a) and any(isinstance(s, Loop) for s in a.body)
-                       and all(t.update is not None for t in carried(a)) and self._may(a))  # fmt: skip
+                       and all(t.update is not None for t in carried(a)))  # fmt: skip
         if outer:
             a = min(outer, key=lambda a: self._priced(Lanes(a.var, 8, (), self._width(a))).cost)
             n = span(a) or 64
@@ -123,11 +123,6 @@ class _Region:
 
     def _loop(self, v: UOp) -> Loop:
         return next(a for a in (*self.chain, *self.inside) if a.var is v)
-
-    def _may(self, loop: Loop) -> bool:
-        """Whether its iterations may run in step: no loop inside has bounds that depend on it."""
-        bad = {loop.var}
-        return not any(variables(a.lo) & bad or variables(a.hi) & bad for a in loops(loop.body))
 
     def _width(self, loop: Loop) -> int:
         widest = 4
@@ -157,7 +152,7 @@ class _Region:
             best: tuple[float, Loop | None, int] = (cycles(mine, lanes, self.target), None, 1)
             for a in loops((s,)):
                 leaf = not any(isinstance(t, Loop) for t in a.body)
-                if not (leaf or parallel(a)) or not self._may(a) or any(t.update is None for t in carried(a)):
+                if not (leaf or parallel(a)) or any(t.update is None for t in carried(a)):
                     continue
                 for n in BLOCKS:
                     if n > 8 and n > 2 * (span(a) or 64):

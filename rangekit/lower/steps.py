@@ -97,12 +97,6 @@ def in_lanes(loop: Loop, lanes: int) -> Loop:
     """A loop over a block, its iterations in step: as vectors of ``lanes`` elements (1: registers of their own)."""
     if any(isinstance(s, Loop) and s.kind == "thread" for s in walk(loop.body)):
         raise ScheduleError(f"{name_of(loop)} cannot run in step: there are threads inside it")
-    for s in walk(loop.body):
-        if isinstance(s, Loop) and loop.var in variables(s.lo) | variables(s.hi):
-            raise ScheduleError(
-                f"{name_of(loop)} cannot run in step: the bounds of {name_of(s)} depend on it",
-                help=f"upcast another range, or tile {name_of(loop)} further out",
-            )
     return replace(loop, kind="vector" if lanes > 1 else "upcast", lanes=lanes)
 
 
@@ -287,7 +281,8 @@ def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
     first, last = alu(Op.EQ, loop.var, loop.lo), alu(Op.EQ, loop.var, idx(loop.hi.arg - 1))
     own = [s.buffer for s in before if isinstance(s, Scratch)]
     kept = [b for _, buffers in accumulators(loop) for b in buffers]
-    if any(b not in own or b.shape for b in kept):
+    filled = {s.buffer for s in walk(loop.body) if isinstance(s, Store)} & set(own)
+    if not kept or any(b not in own or b.shape for b in kept) or filled - set(kept):
         raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}: it fills an array")
     place = _result(kept, after)
     outside: list[Stmt] = []

@@ -69,6 +69,7 @@ class Access(Builder):
         self.changing: frozenset[UOp] = frozenset()  # what the kernel writes
         self.scratch: frozenset[UOp] = frozenset()  # what it makes for itself
         self.exact: dict[UOp, Lane] = {}  # lane variables that are not clamped
+        self.active: Value | None = None  # lanes that run the loop's iteration, where they have bounds of their own
         self.masks: dict[Lane, Value] = {}  # of lanes that may lie past their loop's end
 
     # ---- addresses -----------------------------------------------------------------------------------------------------
@@ -194,6 +195,8 @@ class Access(Builder):
             vector = next(lane for lane in place.axes if lane.width > 1)
             if not (buffer in self.scratch and place.step == 1):  # which has room for a vector past its end
                 gate = self.both(gate, self.masks.get(vector))
+        if place.axes and self.active is not None and buffer not in self.scratch:
+            gate = self.both(gate, self.projected(self.active))
         axes = self.axes(Value(dt.index, (), place.axes), gate)
         wide = max((lane.width for lane in axes), default=1)
         volatile = buffer in self.changing

@@ -69,6 +69,7 @@ class _Function(Access):
         self.entry: list[str] = []
         self.freed: list[str] = []
         self.numbers = count(-100, -1)
+        self.own: set[UOp] = set()  # the scratch arrays made by this function
         for n, p in enumerate(nest.params):
             self.slots[p] = Slots(Value(dt.index, (f"%arg{n}",)))
 
@@ -112,6 +113,7 @@ class _Function(Access):
 
     def _scratch(self, buffer: UOp) -> None:
         """Storage, all of it in the entry block: a stack slot inside a loop would be a new one each iteration."""
+        self.own.add(buffer)
         size = max(1, math.prod(buffer.shape)) * buffer.dtype.itemsize
         kind = memory_type(buffer.dtype)
         vector = tuple(lane for lane in self.open if lane.width > 1)
@@ -151,11 +153,13 @@ class _Function(Access):
             self.fresh.clear()
             return
         value = self.value(s.value)
-        mask: Value | None = gate
+        mask: Value | None = self.both(gate, None if self.active is None else self.projected(self.active))
+        repeated = False  # lanes past the end stand at the last one's place
         for lane, inside in self.masks.items():
             if lane not in private:
                 mask = self.both(mask, self.projected(inside))
-        if mask is not None and s.buffer.op is Op.BUFFER and s.buffer.arg.memory == "register":  # no branch
+                repeated = repeated or lane.width == 1
+        if mask is not None and not repeated and s.buffer in self.own:  # no branch: nobody else looks
             masks, self.masks = self.masks, {}  # what is kept is read in every lane
             old = self._load(UOp(Op.INDEX, s.buffer.dtype, (s.buffer, *index)))
             self.masks = masks
@@ -184,11 +188,24 @@ class _Function(Access):
             self._serial(s)
 
     def _serial(self, s: Loop) -> None:
-        lo, hi = self.plain(s.lo), self.plain(s.hi)
+        """One iteration after another. Where lanes have bounds of their own: first what all of them run, then the rest
+        under a mask."""
+        lo, hi = self.value(s.lo), self.value(s.hi)
+        if lo.axes or hi.axes:
+            shared = self.extreme(hi, "smin")
+            first = self.extreme(lo, "smax")
+            self._counted(s, first, shared, None) if not lo.axes else None
+            begin = self.intrinsic("smax", "i64", first, shared) if not lo.axes else self.extreme(lo, "smin")
+            self._counted(s, begin, self.extreme(hi, "smax"), (lo, hi))
+            return
         if s.lo.op is Op.CONST and s.hi.op is Op.CONST and s.hi.arg == s.lo.arg + 1:
             self.bound[s.var] = Value(dt.index, (str(s.lo.arg),), constant=s.lo.arg)
             self.body(s.body)
             return
+        self._counted(s, lo.items[0], hi.items[0], None)
+
+    def _counted(self, s: Loop, lo: str, hi: str, own: tuple[Value, Value] | None) -> None:
+        """The loop itself; ``own`` are the bounds of each lane, where those differ."""
         name = s.var.arg[-1]
         slot = self.name(f"{name}.slot")
         self.entry.append(f"  {slot} = alloca i64")
@@ -202,7 +219,13 @@ class _Function(Access):
         self.line(f"br i1 {more}, label %{inside}, label %{after}")
         self.lines.append(f"{inside}:")
         self.bound[s.var] = Value(dt.index, (var,), depth=self.here)
+        outer = self.active
+        if own is not None:
+            at = self.bound[s.var]
+            inside = self.both(self.elementwise(_LESS, [at, own[1]]), self.elementwise(_LESS_EQUAL, [own[0], at]))
+            self.active = self.both(outer, inside)
         self.body(s.body)
+        self.active = outer
         following = self.make(f"add nsw i64 {var}, 1", f"{name}.next")
         self.line(f"store i64 {following}, ptr {slot}")
         self.line(f"br label %{head}")
@@ -213,7 +236,8 @@ class _Function(Access):
     def _unroll(self, s: Loop) -> None:
         """The body once for each iteration, where there are as many as there may be; a plain loop else."""
         if s.hi.op is not Op.CONST or s.lo.op is not Op.CONST:
-            count = self.plain(alu(Op.ADD, s.hi, alu(Op.MUL, s.lo, idx(-1))) if s.lo.op is not Op.CONST else s.hi)
+            length = s.hi if s.lo.op is Op.CONST else alu(Op.ADD, s.hi, alu(Op.MUL, s.lo, idx(-1)))
+            count = self.extreme(self.value(length), "smin")
             self._either(
                 self.make(f"icmp eq i64 {count}, {s.width}", "full"),
                 lambda: self._unroll(replace(s, lo=idx(0), hi=idx(s.width))),
@@ -255,19 +279,19 @@ class _Function(Access):
             return
         full = None
         for loop in partial:
-            whole = self.make(f"icmp sge i64 {self.plain(loop.hi)}, {loop.width}", "full")
+            whole = self.make(f"icmp sge i64 {self.extreme(self.value(loop.hi), 'smin')}, {loop.width}", "full")
             full = whole if full is None else self.make(f"and i1 {full}, {whole}", "full")
         assert full is not None
         if any(loop.hi.op is Op.CONST and loop.hi.arg < loop.width for loop in partial):
-            self._in_step(chain, {loop.var: self.plain(loop.hi) for loop in partial})
+            self._in_step(chain, {loop.var: self.value(loop.hi) for loop in partial})
             return
         self._either(
             full,
             lambda: self._in_step(chain, {}),
-            lambda: self._in_step(chain, {loop.var: self.plain(loop.hi) for loop in partial}),
+            lambda: self._in_step(chain, {loop.var: self.value(loop.hi) for loop in partial}),
         )
 
-    def _in_step(self, chain: list[Loop], ends: dict[UOp, str]) -> None:
+    def _in_step(self, chain: list[Loop], ends: dict[UOp, Value]) -> None:
         opened = []
         self.push()  # what depends on the lanes is theirs: another version of the loops has other values
         for loop in chain:
@@ -284,7 +308,7 @@ class _Function(Access):
         lines = self.pop()
         self.lines.append(lines)
 
-    def _bind(self, lane: Lane, end: str | None) -> None:
+    def _bind(self, lane: Lane, end: Value | None) -> None:
         """The variable of a lane loop. Past the end of its loop a plain lane repeats the last iteration, a vector one is
         masked: nothing outside is touched either way."""
         depth = self.here
@@ -295,18 +319,17 @@ class _Function(Access):
             self.bound[lane.var] = Value(dt.index, items, (lane,), lane.width, depth)
             self.exact[lane.var] = lane
             if end is not None:
-                limit = Value(dt.index, (end,), depth=depth)
-                self.masks[lane] = self.elementwise(_LESS, [self.bound[lane.var], limit])
+                self.masks[lane] = self.elementwise(_LESS, [self.bound[lane.var], end])
             return
         plain = Value(dt.index, tuple(map(str, range(lane.count))), (lane,), 1, depth)
         if end is None:
             self.bound[lane.var] = plain
             self.exact[lane.var] = lane
             return
-        limit = Value(dt.index, (end,), depth=depth)
+        limit = Value(dt.index, (self.extreme(end, "smax"),), depth=depth)
         last = self.elementwise(_ADD, [limit, Value(dt.index, ("-1",), constant=-1)])
         self.bound[lane.var] = self.elementwise(_MIN, [plain, last])
-        self.masks[lane] = self.elementwise(_LESS, [plain, limit])
+        self.masks[lane] = self.elementwise(_LESS, [plain, end])
 
     def _tree(self, s: Loop) -> None:
         """Partial results combined by halves: first vectors with vectors, then the halves of one, then the accumulator."""
@@ -460,7 +483,7 @@ class _Function(Access):
 
     def _guard(self, s: Guard) -> None:
         ok, value = self.value(s.ok), self.value(cast(s.value, dt.int64))
-        mask = None
+        mask = self.active
         for inside in self.masks.values():
             mask = self.both(mask, self.projected(inside))
         axes = self.axes(ok, value, mask)
@@ -492,6 +515,20 @@ class _Function(Access):
                 self.line(f"store i64 {word}, ptr {pointer}")
             self.line(f"br label %{after}")
             self.lines.append(f"{after}:")
+
+    def extreme(self, value: Value, which: str) -> str:
+        """The least ("smin") or greatest ("smax") of an index over its lanes."""
+        outer, self.lines = self.lines, self.scopes[value.depth].lines
+        answer = value.items[0]
+        width, self.lanes = self.lanes, value.wide
+        for item in value.items[1:]:
+            answer = self.intrinsic(which, "i64", answer, item)
+        self.lanes = width
+        if value.wide > 1:
+            shape = f"<{value.wide} x i64>"
+            answer = self.call("i64", f"llvm.vector.reduce.{which}.v{value.wide}i64", (shape, answer))
+        self.lines = outer
+        return answer
 
     def _print(self, s: Print) -> None:
         when, value = self.plain(s.when), self.plain(s.value)
@@ -543,6 +580,7 @@ def _WHERE(dtype: dt.DType) -> UOp:
 
 
 _LO, _HI = (UOp(Op.VAR, dt.index, (), ("let", -n, name)) for n, name in ((1, "lo"), (2, "hi")))
+_LESS_EQUAL = UOp(Op.LE, dt.bool_, (idx(0), idx(1)))
 _LESS = UOp(Op.LT, dt.bool_, (idx(0), idx(1)))
 _MIN = UOp(Op.MIN, dt.index, (idx(0), idx(1)))
 _ADD = UOp(Op.ADD, dt.index, (idx(0), idx(1)))
