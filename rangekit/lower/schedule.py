@@ -211,6 +211,8 @@ class Reorder(Step):
         if new == nested:
             return (loop,)
         for place, a in enumerate(new):
+            if a.kind == "thread" and any(b.kind != "loop" for b in new[:place]):
+                raise ScheduleError(f"{name_of(a)} runs on threads: it cannot go inside lanes")
             below = {b.var for b in new[place:]}
             bad = (variables(a.lo) | variables(a.hi)) & below
             if bad:
@@ -232,11 +234,11 @@ class Stage(Step):
 
     def apply(self, nest: Nest, target: Target) -> Nest:
         buffer = _array(nest, self.array)
-        threaded = {s.var for loop in loops(nest.body) if loop.kind == "thread" for s in (loop, *loops(loop.body))}
+        inside = {s.var for loop in loops(nest.body) if loop.kind != "loop" for s in (loop, *loops(loop.body))}
 
         def one(loop: Loop) -> Body:
             inner = any(a.kind == "thread" for a in loops(loop.body))
-            return (steps.staged(loop, buffer, self.layout, inner and loop.var not in threaded),)
+            return (steps.staged(loop, buffer, self.layout, inner and loop.var not in inside),)
 
         return _each(nest, self.at, one, ("loop", "thread"))
 
