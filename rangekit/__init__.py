@@ -11,6 +11,7 @@ array([0., 2., 4.], dtype=float32)
 
 import math as _math
 
+from rangekit.backends.threads import get_num_threads, set_num_threads
 from rangekit.errors import (
     ArgumentError,
     BoundsError,
@@ -258,6 +259,7 @@ __all__ = [
     "from_dlpack",
     "full",
     "full_like",
+    "get_num_threads",
     "greater",
     "greater_equal",
     "hypot",
@@ -321,6 +323,7 @@ __all__ = [
     "roll",
     "round",
     "rsqrt",
+    "set_num_threads",
     "sigmoid",
     "sign",
     "signbit",

@@ -97,7 +97,7 @@ def assembly(text: str) -> str:
 
 
 class Code:
-    """Machine code of one module, loaded: the addresses of its functions. Freed with this object, unless ``forever``."""
+    """Machine code of a module, loaded: the addresses of its functions. Freed with this object unless ``forever``."""
 
     def __init__(self, text: str, functions: Sequence[str] = ("kernel",), forever: bool = False) -> None:
         with _lock:

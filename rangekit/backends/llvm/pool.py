@@ -1,11 +1,13 @@
-"""The native thread pool that thread loops run on: ``rk_parallel(fn, context, n, grain)``.
+"""Threads for generated code, as LLVM IR: kernels call ``rk_parallel(fn, ctx, n, grain)``, which returns when
+``fn(ctx, lo, hi)`` has run over [0, n) in chunks of ``grain``.
 
-``fn(context, lo, hi)`` is called over all of 0..n in chunks of ``grain``, handed out through a counter; the caller takes
-part and returns when every chunk is done. Workers spin for some microseconds after a job, then sleep on a futex. A job
-is a gate: open while there are chunks, counting who is inside. The caller closes it and waits for those inside only, so
-a worker that another process keeps from running delays nobody. A caller that finds the pool busy runs its job alone.
+A job is published, opened, worked on by whoever comes, the caller first of all, and closed. Only a worker that went in
+while the job was open is waited for: one that the system keeps off its core costs nothing, however busy the machine.
+Everything that waits spins shortly and then sleeps. A call that finds the pool taken, by another thread or by the
+chunk that it comes from, runs its work alone, so nothing here can wait for itself.
 
-Workers are made at the first job, and again after a fork. Whatever the number of threads, the chunks are the same.
+``@gate`` holds who is inside (low bits), whether the job is open, and whether its caller sleeps. The job's words change
+only while it is closed and empty.
 """
 
 from __future__ import annotations
@@ -13,299 +15,378 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 import sys
-import threading
+from functools import cache
 from typing import Any
 
-from rangekit.errors import ArgumentError
+from rangekit.backends import threads
+from rangekit.backends.llvm import engine
+from rangekit.backends.threads import get_num_threads, set_num_threads
 
-SPINS = 1500  # pauses before a worker sleeps: about 20 microseconds
-_FUTEX = {"x86_64": 202, "AMD64": 202, "aarch64": 98}  # the system call's number on Linux
-_WORDS = 64  # i64 words of state: epoch, sleepers, busy and limit, gate, counter and job each on a line of their own
+SPINS = 600  # pauses before sleep: 10 to 30 µs, about what it takes to wake a thread
+STACK = 8 << 20  # bytes for a worker: kernels keep local arrays there, and some systems would give half a MiB
 
-_TEXT = """
-@state = global [{words} x i64] zeroinitializer, align 64
+OPEN, SLEEPS, INSIDE = 1 << 24, 1 << 25, (1 << 24) - 1  # bits of @gate
 
-define internal void @pause() alwaysinline {{
-  {pause}
-  ret void
-}}
+_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}  # the system call's number
+_PAUSE = {
+    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
+    "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),  # yield
+}
+# Faults of a worker's own code, which Python's faulthandler reports; every other signal is for Python's threads.
+_FAULTS = [int(getattr(signal, name)) for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL") if hasattr(signal, name)]
 
-define internal void @wait(ptr %word, i32 %seen) {{
-  {wait}
-  ret void
-}}
-
-define internal void @wake(ptr %word, i32 %count) {{
-  {wake}
-  ret void
-}}
-
-define internal void @chunks() {{
-entry:
-  %job = getelementptr i64, ptr @state, i64 32
-  %fn = load ptr, ptr %job
-  %p1 = getelementptr i64, ptr %job, i64 1
-  %context = load ptr, ptr %p1
-  %p2 = getelementptr i64, ptr %job, i64 2
-  %n = load i64, ptr %p2
-  %p3 = getelementptr i64, ptr %job, i64 3
-  %grain = load i64, ptr %p3
-  %counter = getelementptr i64, ptr @state, i64 24
-  br label %next
-next:
-  %lo = atomicrmw add ptr %counter, i64 %grain acq_rel
-  %more = icmp slt i64 %lo, %n
-  br i1 %more, label %run, label %done
+_ALONE = """\
+define void @rk_parallel(ptr %fn, ptr %ctx, i64 %n, i64 %grain) {
+  %any = icmp sgt i64 %n, 0
+  br i1 %any, label %run, label %end
 run:
-  %end = add i64 %lo, %grain
-  %short = icmp slt i64 %end, %n
-  %hi = select i1 %short, i64 %end, i64 %n
-  call void %fn(ptr %context, i64 %lo, i64 %hi)
-  br label %next
-done:
+  call void %fn(ptr %ctx, i64 0, i64 %n)
   ret void
-}}
-
-define internal ptr @worker(ptr %unused) {{
-entry:
-  %sleepers = getelementptr i64, ptr @state, i64 1
-  %limit = getelementptr i64, ptr @state, i64 9
-  %gate = getelementptr i64, ptr @state, i64 16
-  br label %idle
-idle:
-  %last = phi i32 [ 0, %entry ], [ %epoch, %enter ], [ %epoch, %left ], [ %epoch, %signal ]
-  br label %look
-look:
-  %spins = phi i32 [ 0, %idle ], [ %spins1, %spin ], [ 0, %sleep ]
-  %epoch = load atomic i32, ptr @state seq_cst, align 4
-  %new = icmp ne i32 %epoch, %last
-  br i1 %new, label %arrive, label %tired
-tired:
-  %enough = icmp sge i32 %spins, {spins}
-  br i1 %enough, label %sleep, label %spin
-spin:
-  call void @pause()
-  %spins1 = add i32 %spins, 1
-  br label %look
-sleep:
-  %s0 = atomicrmw add ptr %sleepers, i32 1 seq_cst
-  call void @wait(ptr @state, i32 %last)
-  %s1 = atomicrmw sub ptr %sleepers, i32 1 seq_cst
-  br label %look
-arrive:
-  %g0 = load atomic i32, ptr %gate acquire, align 4
-  br label %enter
-enter:
-  %g = phi i32 [ %g0, %arrive ], [ %seen, %try ]
-  %open = icmp slt i32 %g, 0
-  %inside = and i32 %g, 65535
-  %most = load atomic i32, ptr %limit monotonic, align 4
-  %room = icmp slt i32 %inside, %most
-  %may = and i1 %open, %room
-  br i1 %may, label %try, label %idle
-try:
-  %g1 = add i32 %g, 1
-  %pair = cmpxchg ptr %gate, i32 %g, i32 %g1 acq_rel acquire
-  %seen = extractvalue {{ i32, i1 }} %pair, 0
-  %in = extractvalue {{ i32, i1 }} %pair, 1
-  br i1 %in, label %work, label %enter
-work:
-  call void @chunks()
-  br label %left
-left:
-  %old = atomicrmw sub ptr %gate, i32 1 acq_rel
-  %one = icmp eq i32 %old, 1
-  br i1 %one, label %signal, label %idle
-signal:
-  call void @wake(ptr %gate, i32 1)
-  br label %idle
-}}
-
-define internal void @spawn(i32 %wanted) {{
-entry:
-  %started = getelementptr i64, ptr @state, i64 10
-  %all = alloca [128 x i8], align 8
-  %before = alloca [128 x i8], align 8
-  %id = alloca i64
-  call void @llvm.memset.p0.i64(ptr %all, i8 -1, i64 128, i1 false)
-  br label %look
-look:
-  %n = load i32, ptr %started
-  %more = icmp slt i32 %n, %wanted
-  br i1 %more, label %make, label %done
-make:
-  %m0 = call i32 @pthread_sigmask(i32 {block}, ptr %all, ptr %before)
-  %bad = call i32 @pthread_create(ptr %id, ptr null, ptr @worker, ptr null)
-  %m1 = call i32 @pthread_sigmask(i32 {restore}, ptr %before, ptr null)
-  %failed = icmp ne i32 %bad, 0
-  br i1 %failed, label %done, label %made
-made:
-  %who = load i64, ptr %id
-  %d = call i32 @pthread_detach(i64 %who)
-  %n1 = add i32 %n, 1
-  store i32 %n1, ptr %started
-  br label %look
-done:
-  ret void
-}}
-
-define void @rk_parallel(ptr %fn, ptr %context, i64 %n, i64 %grain) {{
-entry:
-  %sleepers = getelementptr i64, ptr @state, i64 1
-  %busy = getelementptr i64, ptr @state, i64 8
-  %limit = getelementptr i64, ptr @state, i64 9
-  %gate = getelementptr i64, ptr @state, i64 16
-  %counter = getelementptr i64, ptr @state, i64 24
-  %most = load atomic i32, ptr %limit monotonic, align 4
-  %none = icmp sle i64 %n, 0
-  br i1 %none, label %out, label %some
-some:
-  %few = icmp sle i64 %n, %grain
-  %single = icmp slt i32 %most, 1
-  %alone = or i1 %few, %single
-  br i1 %alone, label %serial, label %lock
-serial:
-  call void %fn(ptr %context, i64 0, i64 %n)
-  br label %out
-lock:
-  %pair = cmpxchg ptr %busy, i32 0, i32 1 acq_rel monotonic
-  %mine = extractvalue {{ i32, i1 }} %pair, 1
-  br i1 %mine, label %begin, label %serial
-begin:
-  call void @spawn(i32 %most)
-  %job = getelementptr i64, ptr @state, i64 32
-  store ptr %fn, ptr %job
-  %p1 = getelementptr i64, ptr %job, i64 1
-  store ptr %context, ptr %p1
-  %p2 = getelementptr i64, ptr %job, i64 2
-  store i64 %n, ptr %p2
-  %p3 = getelementptr i64, ptr %job, i64 3
-  store i64 %grain, ptr %p3
-  store atomic i64 0, ptr %counter release, align 8
-  store atomic i32 -2147483648, ptr %gate release, align 4
-  %e = atomicrmw add ptr @state, i32 1 seq_cst
-  %asleep = load atomic i32, ptr %sleepers seq_cst, align 4
-  %any = icmp ne i32 %asleep, 0
-  br i1 %any, label %rouse, label %work
-rouse:
-  call void @wake(ptr @state, i32 %most)
-  br label %work
-work:
-  call void @chunks()
-  %g = atomicrmw and ptr %gate, i32 2147483647 acq_rel
-  br label %look
-look:
-  %spins = phi i32 [ 0, %work ], [ %spins1, %spin ], [ 0, %sleep ]
-  %inside = load atomic i32, ptr %gate acquire, align 4
-  %empty = icmp eq i32 %inside, 0
-  br i1 %empty, label %end, label %tired
-tired:
-  %enough = icmp sge i32 %spins, {spins}
-  br i1 %enough, label %sleep, label %spin
-spin:
-  call void @pause()
-  %spins1 = add i32 %spins, 1
-  br label %look
-sleep:
-  call void @wait(ptr %gate, i32 %inside)
-  br label %look
 end:
-  store atomic i32 0, ptr %busy release, align 4
-  br label %out
-out:
+  ret void
+}
+define void @rk_threads(i32 %n) {
+  ret void
+}
+define void @rk_reset() {
+  ret void
+}
+"""
+
+# Words that different threads write lie on lines of their own, two apart: CPUs fetch lines in pairs.
+_STATE = """\
+@seq = internal global i32 0, align 128
+@sleepers = internal global i32 0, align 4
+@gate = internal global i32 0, align 128
+@next = internal global i64 0, align 128
+@fn = internal global ptr null, align 128
+@ctx = internal global ptr null, align 8
+@n = internal global i64 0, align 8
+@step = internal global i64 0, align 8
+@chunks = internal global i64 0, align 8
+@room = internal global i32 0, align 4
+@busy = internal global i32 0, align 128
+@threads = internal global i32 1, align 4
+@workers = internal global i32 0, align 4
+"""
+
+_POOL = f"""\
+define void @rk_parallel(ptr %fn, ptr %ctx, i64 %n, i64 %grain) {{
+entry:
+  %any = icmp sgt i64 %n, 0
+  br i1 %any, label %some, label %end
+some:
+  %positive = icmp sgt i64 %grain, 0
+  %step = select i1 %positive, i64 %grain, i64 1
+  %threads = load atomic i32, ptr @threads monotonic, align 4
+  %single = icmp slt i32 %threads, 2
+  %short = icmp sle i64 %n, %step
+  %inline = or i1 %single, %short
+  br i1 %inline, label %alone, label %try
+try:
+  %taking = cmpxchg ptr @busy, i32 0, i32 1 acquire monotonic
+  %taken = extractvalue {{ i32, i1 }} %taking, 1
+  br i1 %taken, label %share, label %alone
+alone:
+  call void %fn(ptr %ctx, i64 0, i64 %n)
+  ret void
+share:
+  %last = sub i64 %n, 1
+  %others = udiv i64 %last, %step                        ; chunks but for the caller's first
+  %chunks = add i64 %others, 1
+  %rest = sub i32 %threads, 1
+  %most = zext i32 %rest to i64
+  %few = icmp ult i64 %others, %most
+  %helpers = select i1 %few, i64 %others, i64 %most
+  %room = trunc i64 %helpers to i32
+  %have = load i32, ptr @workers
+  %enough = icmp sge i32 %have, %room
+  br i1 %enough, label %publish, label %more
+more:
+  call void @hire(i32 %room)
+  br label %publish
+publish:
+  store ptr %fn, ptr @fn
+  store ptr %ctx, ptr @ctx
+  store i64 %n, ptr @n
+  store i64 %step, ptr @step
+  store i64 %chunks, ptr @chunks
+  store atomic i32 %room, ptr @room monotonic, align 4
+  store atomic i64 0, ptr @next monotonic, align 8
+  store atomic i32 {OPEN}, ptr @gate release, align 4
+  %seq = atomicrmw add ptr @seq, i32 1 seq_cst           ; before the sleepers are counted: see @worker
+  %asleep = load atomic i32, ptr @sleepers seq_cst, align 4
+  %none = icmp eq i32 %asleep, 0
+  br i1 %none, label %own, label %rouse
+rouse:
+  call void @wake(ptr @seq, i32 %room)
+  br label %own
+own:
+  call void @work()
+  %closing = atomicrmw and ptr @gate, i32 {~OPEN} acq_rel
+  %inside = and i32 %closing, {INSIDE}
+  %done = icmp eq i32 %inside, 0
+  br i1 %done, label %free, label %wait
+wait:
+  %spin = phi i32 [ 0, %own ], [ %spun, %pause ]
+  %now = load atomic i32, ptr @gate acquire, align 4
+  %out = icmp eq i32 %now, 0
+  br i1 %out, label %free, label %again
+again:
+  %spun = add i32 %spin, 1
+  %patient = icmp ult i32 %spun, {SPINS}
+  br i1 %patient, label %pause, label %sleep
+pause:
+  PAUSE
+  br label %wait
+sleep:
+  %told = atomicrmw or ptr @gate, i32 {SLEEPS} acq_rel
+  %value = or i32 %told, {SLEEPS}
+  %still = and i32 %value, {INSIDE}
+  %gone = icmp eq i32 %still, 0
+  br i1 %gone, label %free, label %doze
+doze:
+  call void @wait(ptr @gate, i32 %value)
+  br label %sleep
+free:
+  store atomic i32 0, ptr @busy release, align 4
+  ret void
+end:
   ret void
 }}
 
-define ptr @rk_state() {{
-  ret ptr @state
+define internal void @work() {{
+entry:
+  %fn = load ptr, ptr @fn
+  %ctx = load ptr, ptr @ctx
+  %n = load i64, ptr @n
+  %step = load i64, ptr @step
+  %chunks = load i64, ptr @chunks
+  br label %take
+take:
+  %chunk = atomicrmw add ptr @next, i64 1 monotonic      ; counts chunks, not elements: no sum here can overflow
+  %some = icmp ult i64 %chunk, %chunks
+  br i1 %some, label %run, label %end
+run:
+  %lo = mul i64 %chunk, %step
+  %left = sub i64 %n, %lo
+  %tail = icmp slt i64 %left, %step
+  %length = select i1 %tail, i64 %left, i64 %step
+  %hi = add i64 %lo, %length
+  call void %fn(ptr %ctx, i64 %lo, i64 %hi)
+  br label %take
+end:
+  ret void
 }}
 
+define internal ptr @worker(ptr %nothing) {{
+entry:
+  br label %listen
+listen:
+  %seen = phi i32 [ 0, %entry ], [ %seen, %woken ], [ %heard, %enter ], [ %heard, %leave ], [ %heard, %last ]
+  br label %spin
+spin:
+  %spins = phi i32 [ 0, %listen ], [ %spun, %pause ]
+  %heard = load atomic i32, ptr @seq acquire, align 4
+  %new = icmp ne i32 %heard, %seen
+  br i1 %new, label %enter, label %again
+again:
+  %spun = add i32 %spins, 1
+  %patient = icmp ult i32 %spun, {SPINS}
+  br i1 %patient, label %pause, label %sleep
+pause:
+  PAUSE
+  br label %spin
+sleep:
+  ; Counted before the word is compared, and a caller changes the word before it counts: one of the two sees the other.
+  %up = atomicrmw add ptr @sleepers, i32 1 seq_cst
+  fence seq_cst
+  call void @wait(ptr @seq, i32 %seen)
+  %down = atomicrmw sub ptr @sleepers, i32 1 seq_cst
+  br label %woken
+woken:
+  br label %listen
+enter:
+  %gate = load atomic i32, ptr @gate monotonic, align 4
+  %room = load atomic i32, ptr @room monotonic, align 4  ; of another job at worst: one more or fewer takes part
+  %bit = and i32 %gate, {OPEN}
+  %open = icmp ne i32 %bit, 0
+  %inside = and i32 %gate, {INSIDE}
+  %place = icmp slt i32 %inside, %room
+  %may = and i1 %open, %place
+  br i1 %may, label %step, label %listen
+step:
+  %entered = add i32 %gate, 1
+  %going = cmpxchg ptr @gate, i32 %gate, i32 %entered acq_rel monotonic
+  %in = extractvalue {{ i32, i1 }} %going, 1
+  br i1 %in, label %help, label %enter
+help:
+  call void @work()
+  br label %leave
+leave:
+  %left = atomicrmw sub ptr @gate, i32 1 acq_rel
+  %wanted = icmp eq i32 %left, {SLEEPS | 1}
+  br i1 %wanted, label %last, label %listen
+last:
+  call void @wake(ptr @gate, i32 1)
+  br label %listen
+}}
+
+; Workers up to a number. Where the system gives no more threads, the pool makes do with those it has.
+define internal void @hire(i32 %wanted) {{
+entry:
+  %attributes = alloca [256 x i8], align 16
+  %thread = alloca i64, align 8
+  %blocked = alloca [256 x i8], align 16
+  %before = alloca [256 x i8], align 16
+  %set = call i32 @sigfillset(ptr %blocked)
+FAULTS
+  %masked = call i32 @pthread_sigmask(i32 {int(getattr(signal, "SIG_SETMASK", 0))}, ptr %blocked, ptr %before)
+  %made = call i32 @pthread_attr_init(ptr %attributes)
+  %sized = call i32 @pthread_attr_setstacksize(ptr %attributes, i64 {STACK})
+  br label %count
+count:
+  %have = load i32, ptr @workers
+  %enough = icmp sge i32 %have, %wanted
+  br i1 %enough, label %end, label %make
+make:
+  %failed = call i32 @pthread_create(ptr %thread, ptr %attributes, ptr @worker, ptr null)
+  %ok = icmp eq i32 %failed, 0
+  br i1 %ok, label %made.one, label %refused
+made.one:
+  %id = load i64, ptr %thread
+  %free = call i32 @pthread_detach(i64 %id)
+  %grown = add i32 %have, 1
+  store i32 %grown, ptr @workers
+  br label %count
+refused:
+  %all = add i32 %have, 1
+  store atomic i32 %all, ptr @threads monotonic, align 4
+  br label %end
+end:
+  %dropped = call i32 @pthread_attr_destroy(ptr %attributes)
+  %restored = call i32 @pthread_sigmask(i32 {int(getattr(signal, "SIG_SETMASK", 0))}, ptr %before, ptr null)
+  ret void
+}}
+
+define void @rk_threads(i32 %n) {{
+  store atomic i32 %n, ptr @threads monotonic, align 4
+  ret void
+}}
+
+; In a forked child: no worker came along, and whatever its parent's other threads were doing never ends here.
+define void @rk_reset() {{
+  store i32 0, ptr @workers
+  store i32 0, ptr @sleepers
+  store i32 0, ptr @gate
+  store i32 0, ptr @busy
+  call void @prepare()
+  ret void
+}}
+
+declare i32 @sigfillset(ptr)
+declare i32 @sigdelset(ptr, i32)
+declare i32 @pthread_sigmask(i32, ptr, ptr)
+declare i32 @pthread_attr_init(ptr)
+declare i32 @pthread_attr_setstacksize(ptr, i64)
+declare i32 @pthread_attr_destroy(ptr)
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_detach(i64)
-declare i32 @pthread_sigmask(i32, ptr, ptr)
-declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
-{declare}
+"""
+
+# Both sleep only where the word still holds the value, and may return early; @wake wakes at least ``count`` of them.
+_SLEEP_FUTEX = """\
+define internal void @wait(ptr %word, i32 %value) {
+  %done = call i64 (i64, ...) @syscall(i64 FUTEX, ptr %word, i32 128, i32 %value, ptr null)
+  ret void
+}
+define internal void @wake(ptr %word, i32 %count) {
+  %done = call i64 (i64, ...) @syscall(i64 FUTEX, ptr %word, i32 129, i32 %count)
+  ret void
+}
+define internal void @prepare() {
+  ret void
+}
+declare i64 @syscall(i64, ...)
+"""
+
+_SLEEP_CONDITION = """\
+@mutex = internal global [16 x i64] zeroinitializer, align 16
+@condition = internal global [16 x i64] zeroinitializer, align 16
+define internal void @wait(ptr %word, i32 %value) {
+  %locked = call i32 @pthread_mutex_lock(ptr @mutex)
+  %now = load atomic i32, ptr %word seq_cst, align 4
+  %same = icmp eq i32 %now, %value
+  br i1 %same, label %sleep, label %end
+sleep:
+  %woken = call i32 @pthread_cond_wait(ptr @condition, ptr @mutex)
+  br label %end
+end:
+  %free = call i32 @pthread_mutex_unlock(ptr @mutex)
+  ret void
+}
+define internal void @wake(ptr %word, i32 %count) {
+  %locked = call i32 @pthread_mutex_lock(ptr @mutex)
+  %all = call i32 @pthread_cond_broadcast(ptr @condition)
+  %free = call i32 @pthread_mutex_unlock(ptr @mutex)
+  ret void
+}
+define internal void @prepare() {
+  %a = call i32 @pthread_mutex_init(ptr @mutex, ptr null)
+  %b = call i32 @pthread_cond_init(ptr @condition, ptr null)
+  ret void
+}
+declare i32 @pthread_mutex_init(ptr, ptr)
+declare i32 @pthread_mutex_lock(ptr)
+declare i32 @pthread_mutex_unlock(ptr)
+declare i32 @pthread_cond_init(ptr, ptr)
+declare i32 @pthread_cond_wait(ptr, ptr)
+declare i32 @pthread_cond_broadcast(ptr)
 """
 
 
-def text() -> str:
-    """The pool's module, for this platform."""
-    number = _FUTEX.get(platform.machine()) if sys.platform == "linux" else None
-    if number is not None:
-        wait = f"%r = call i64 (i64, ...) @syscall(i64 {number}, ptr %word, i32 128, i32 %seen, ptr null)"
-        wake = f"%r = call i64 (i64, ...) @syscall(i64 {number}, ptr %word, i32 129, i32 %count)"
-        declare = "declare i64 @syscall(i64, ...)"
-    else:  # asleep for a moment, then looking again
-        wait, wake, declare = "%r = call i32 @usleep(i32 50)", "", "declare i32 @usleep(i32)"
-    pause = ""
-    if platform.machine() in ("x86_64", "AMD64"):
-        pause, declare = "call void @llvm.x86.sse2.pause()", declare + "\ndeclare void @llvm.x86.sse2.pause()"
-    block, restore = (0, 2) if sys.platform == "linux" else (1, 3)
-    return _TEXT.format(words=_WORDS, spins=SPINS, wait=wait, wake=wake, pause=pause, declare=declare,
-                        block=block, restore=restore)  # fmt: skip
+def source(posix: bool, cpu: str, futex: int | None) -> str:
+    """The pool as LLVM IR: for a system with or without POSIX threads, a CPU by name, a futex system call or none."""
+    if not posix:
+        return _ALONE
+    declared, pause = _PAUSE.get(cpu, ("", ""))
+    sleep = _SLEEP_CONDITION if futex is None else _SLEEP_FUTEX.replace("FUTEX", str(futex))
+    faults = "\n".join(f"  %fault{n} = call i32 @sigdelset(ptr %blocked, i32 {n})" for n in _FAULTS)
+    pool = _POOL.replace("PAUSE", pause).replace("FAULTS", faults)
+    return "\n".join([_STATE, pool, sleep, declared, ""])
 
 
-_lock = threading.RLock()
-_count = 0  # threads; 0: one a core
-_pool: tuple[Any, int, int] | None = None  # the code, rk_parallel, the state
+def _host() -> str:
+    cpu = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    return source(os.name == "posix", cpu, _FUTEX.get(cpu) if sys.platform == "linux" else None)
 
 
-def get_num_threads() -> int:
-    """How many threads a kernel runs on at most, the caller included.
+class Pool:
+    """One pool, made and running until the process ends. ``address`` is that of its ``rk_parallel``."""
 
-    >>> get_num_threads() >= 1
-    True
-    """
-    if _count:
-        return _count
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    def __init__(self, text: str) -> None:
+        # Workers run and sleep in the code, at the interpreter's exit too: it is never freed.
+        self.addresses = engine.Code(text, ("rk_parallel", "rk_threads", "rk_reset"), forever=True).addresses
+        self.address = self.addresses["rk_parallel"]
+        self._threads: Any = ctypes.CFUNCTYPE(None, ctypes.c_int32)(self.addresses["rk_threads"])
+        reset: Any = ctypes.CFUNCTYPE(None)(self.addresses["rk_reset"])
+        reset()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=reset)
 
-
-def set_num_threads(n: int) -> None:
-    """Run kernels on at most ``n`` threads, the caller included. Results do not depend on it.
-
-    Errors: ``ArgumentError`` for less than 1.
-
-    >>> before = get_num_threads()
-    >>> set_num_threads(1); get_num_threads()
-    1
-    >>> set_num_threads(before)
-    """
-    global _count
-    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 1024:
-        raise ArgumentError(f"{n!r} threads", help="pass an int from 1 to 1024")
-    with _lock:
-        _count = n
-        _tell()
+    def use(self, count: int) -> None:
+        """Let calls use ``count`` threads, the caller's among them."""
+        self._threads(count)
 
 
-def _tell() -> None:
-    if _pool is not None:
-        ctypes.c_int32.from_address(_pool[2] + 72).value = get_num_threads() - 1
-
-
+@cache
 def address() -> int:
-    """Where ``rk_parallel`` is; compiled at the first call."""
-    global _pool
-    with _lock:
-        if _pool is None:
-            from rangekit.backends.llvm import engine
-
-            code = engine.Code(text(), ("rk_parallel", "rk_state"), forever=True)
-            state = ctypes.CFUNCTYPE(ctypes.c_void_p)(code.addresses["rk_state"])()
-            assert state is not None
-            _pool = code, code.addresses["rk_parallel"], state
-            _tell()
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_forked)
-        return _pool[1]
+    """Where ``rk_parallel`` is. The engine asks first, under its lock; workers come with the first call of it."""
+    pool = Pool(_host())
+    threads.attend(pool.use)
+    return pool.address
 
 
-def _forked() -> None:
-    """A forked child has none of the workers, and maybe another thread's job half begun."""
-    if _pool is not None:
-        ctypes.memset(_pool[2], 0, _WORDS * 8)
-        _tell()
+__all__ = ["Pool", "address", "get_num_threads", "set_num_threads", "source"]
