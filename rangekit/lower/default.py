@@ -111,7 +111,7 @@ class _Region:
             for block in sorted(blocks):
                 yield self._priced(Lanes(a.var, block, (), self._width(a)))
                 for group in beside:
-                    for m in TILES:
+                    for m in TILES if self.inside else (*TILES, 16):
                         if all(m <= (span(self._loop(v)) or 64) + 1 for v in group):
                             yield self._priced(Lanes(a.var, block, tuple((v, m) for v in group), self._width(a)))
         if self.inside:
@@ -279,10 +279,32 @@ class _Region:
         place = self.chain.index(loop)
         grain = max(1, min(count // 8, round(CHUNK * count / choice.cost)))
         steps: list[Step] = []
+        crossed = self._crossed(choice)
+        if crossed is not None and len(self.chain) > 1:  # a band of what is read stays in the caches, as it is written
+            loop, other = crossed
+            place, count = self.chain.index(loop), blocks[loop.var]
+            if blocks[other.var] > 1 and count > 1:
+                rest = [a for a in self.chain if a is not loop and a is not other and blocks[a.var] > 1]
+                order = [*(self.handle[a.var] for a in rest), self.handle[loop.var], self.handle[other.var]]
+                first = rest[0] if rest else loop
+                grain = max(1, min(blocks[first.var] // 8, round(CHUNK * blocks[first.var] / choice.cost)))
+                return [Reorder(tuple(order)), Thread(order[0], grain)]
         before = [self.handle[a.var] for a in self.chain[:place] if blocks[a.var] > 1]
         if before:
             steps.append(Reorder((self.handle[loop.var], *before)))
         return [*steps, Thread(self.handle[loop.var], grain)]
+
+    def _crossed(self, choice: Choice) -> tuple[Loop, Loop] | None:
+        """The vector's loop and one beside it along which something is read contiguously that is strided for vectors."""
+        v = choice.lanes.vector
+        if v is None or self.inside:
+            return None
+        for row in self.listed:
+            for u, _ in choice.lanes.others:
+                if row.kind == "load" and row.strides is not None and row.strides.get(u) == 1 \
+                        and row.strides.get(v) not in (None, 0, 1):  # fmt: skip
+                    return self._loop(v), self._loop(u)
+        return None
 
     def _reduction(self) -> list[Step]:
         """A reduction over everything: in parts, on threads, each along vectors."""

@@ -29,6 +29,7 @@ PRICES: Mapping[Op, float] = {  # cycles of a vector instruction, or of the sequ
 }  # fmt: skip
 MATH_PRICE = 7.0  # a polynomial
 LATENCY = 4.0  # from one addition to the next of the same accumulator
+LINE = 64  # bytes of a cache line: read in parts, it is read more than once
 UNKNOWN = 64  # iterations of a loop whose length depends on data
 
 
@@ -199,8 +200,10 @@ def _access(row: Row, lanes: Lanes, width: int) -> float:
     assert row.strides is not None
     if row.strides.get(v) in (0, 1):
         return row.price
-    if row.kind == "load" and any(row.strides.get(u) == 1 and n % width == 0 for u, n in lanes.others):
-        return row.price + 0.5 * math.log2(width)
+    crossed = next((n for u, n in lanes.others if row.strides.get(u) == 1 and n % width == 0), None)
+    if row.kind == "load" and crossed is not None and row.buffer is not None:
+        part = crossed * row.buffer.dtype.itemsize < LINE
+        return row.price + 0.5 * math.log2(width) + (4.0 if part else 0.0)
     if row.kind == "load":
         return row.price + width * 0.75 / reuse(row, lanes)
     return width * 1.5

@@ -70,7 +70,9 @@ _STATE = """\
 @busy = internal global i32 0, align 128
 @threads = internal global i32 1, align 4
 @workers = internal global i32 0, align 4
-"""
+@ids = internal global [MOST x i64] zeroinitializer, align 8
+@home = internal global i32 -1, align 4
+""".replace("MOST", str(threads.MOST))
 
 _POOL = f"""\
 define void @rk_parallel(ptr %fn, ptr %ctx, i64 %n, i64 %grain) {{
@@ -121,6 +123,7 @@ publish:
   %none = icmp eq i32 %asleep, 0
   br i1 %none, label %own, label %rouse
 rouse:
+  call void @spread()
   call void @wake(ptr @seq, i32 %room)
   br label %own
 own:
@@ -258,6 +261,10 @@ make:
 made.one:
   %id = load i64, ptr %thread
   %free = call i32 @pthread_detach(i64 %id)
+  %place = sext i32 %have to i64
+  %slot = getelementptr i64, ptr @ids, i64 %place
+  store i64 %id, ptr %slot
+  store i32 -1, ptr @home                                ; of a worker not yet sent anywhere
   %grown = add i32 %have, 1
   store i32 %grown, ptr @workers
   br label %count
@@ -282,6 +289,7 @@ define void @rk_reset() {{
   store i32 0, ptr @sleepers
   store i32 0, ptr @gate
   store i32 0, ptr @busy
+  store i32 -1, ptr @home
   call void @prepare()
   ret void
 }}
@@ -294,6 +302,61 @@ declare i32 @pthread_attr_setstacksize(ptr, i64)
 declare i32 @pthread_attr_destroy(ptr)
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_detach(i64)
+"""
+
+# Sleeping workers may run on every core of the caller's but its own. A scheduler that takes an idle virtual core for one
+# that its host has taken away wakes them on the caller's core, to wait there: up to 20 ms were seen (Linux 6.18 as a
+# guest, vcpu_is_preempted). Done again only where the caller has moved.
+_SPREAD = """\
+define internal void @spread() {
+entry:
+  %mask = alloca [128 x i8], align 8
+  %cpu = call i32 @sched_getcpu()
+  %old = load i32, ptr @home
+  %stayed = icmp eq i32 %cpu, %old
+  %unknown = icmp ugt i32 %cpu, 1023
+  %nothing = or i1 %stayed, %unknown
+  br i1 %nothing, label %end, label %look
+look:
+  store i32 %cpu, ptr @home
+  %bytes = call i32 @sched_getaffinity(i32 0, i64 128, ptr %mask)
+  %failed = icmp slt i32 %bytes, 0
+  br i1 %failed, label %end, label %clear
+clear:
+  %byte = lshr i32 %cpu, 3
+  %offset = zext i32 %byte to i64
+  %p = getelementptr i8, ptr %mask, i64 %offset
+  %bit = and i32 %cpu, 7
+  %shifted = shl i32 1, %bit
+  %one = trunc i32 %shifted to i8
+  %others = xor i8 %one, -1
+  %had = load i8, ptr %p
+  %left = and i8 %had, %others
+  store i8 %left, ptr %p
+  %count = load i32, ptr @workers
+  br label %next
+next:
+  %i = phi i32 [ 0, %clear ], [ %j, %send ]
+  %more = icmp slt i32 %i, %count
+  br i1 %more, label %send, label %end
+send:
+  %place = sext i32 %i to i64
+  %slot = getelementptr i64, ptr @ids, i64 %place
+  %id = load i64, ptr %slot
+  %sent = call i32 @pthread_setaffinity_np(i64 %id, i64 128, ptr %mask)  ; refused where that leaves no core
+  %j = add i32 %i, 1
+  br label %next
+end:
+  ret void
+}
+declare i32 @sched_getcpu()
+declare i32 @sched_getaffinity(i32, i64, ptr)
+declare i32 @pthread_setaffinity_np(i64, i64, ptr)
+"""
+_STAY = """\
+define internal void @spread() {
+  ret void
+}
 """
 
 # Both sleep only where the word still holds the value, and may return early; @wake wakes at least ``count`` of them.
@@ -355,7 +418,8 @@ def source(posix: bool, cpu: str, futex: int | None) -> str:
     sleep = _SLEEP_CONDITION if futex is None else _SLEEP_FUTEX.replace("FUTEX", str(futex))
     faults = "\n".join(f"  %fault{n} = call i32 @sigdelset(ptr %blocked, i32 {n})" for n in _FAULTS)
     pool = _POOL.replace("PAUSE", pause).replace("FAULTS", faults)
-    return "\n".join([_STATE, pool, sleep, declared, ""])
+    spread = _STAY if futex is None else _SPREAD  # Linux has both or neither
+    return "\n".join([_STATE, pool, sleep, spread, declared, ""])
 
 
 def _host() -> str:
