@@ -238,7 +238,7 @@ class _Region:
         depth = _even(length, target.l1_bytes // (lanes.block * item), 4)
         tall = _even(rows_u, max(m, int(0.4 * target.l2_bytes) // (depth * item)), m)
         if target.threads:
-            tall = min(tall, _even(rows_u, max(m, -(-rows_u // 4)), m))
+            tall = min(tall, _even(rows_u, max(m, -(-rows_u // 8)), m))
         wide = _even(rows_v, max(lanes.block, target.l3_bytes // 4 // (depth * item)), lanes.block)
         name_u, name_v, name_k = self.handle[u], self.handle[v], self.handle[k.var]
         steps: list[Step] = [Tile(name_u, tall), Tile(name_v, wide), Upcast(f"{name_u}.t", m),

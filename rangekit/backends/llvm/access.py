@@ -328,7 +328,7 @@ class Access(Builder):
         """Store a value in every lane where the gate holds; past the caches where ``stream`` says so and it can."""
         axes = self.axes(Value(dt.index, (), place.axes), value, gate)
         wide = max((lane.width for lane in axes), default=1)
-        for position in self.positions(axes):
+        for position in self.positions(sorted(axes, key=lambda a: a.width > 1)):  # lines are filled one after another
             item = self.item(value, position, wide)
             if value.dtype is dt.bool_:
                 flag, byte = ("i1", "i8") if wide == 1 else (f"<{wide} x i1>", f"<{wide} x i8>")
