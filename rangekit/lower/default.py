@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from rangekit.ir.nest import Loop, Nest, Store, walk
+from rangekit.ir.nest import Loop, Nest, Scratch, Store, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
@@ -84,6 +84,10 @@ class _Region:
         self.chain = found[:count]
         self.body = self.chain[-1].body if self.chain else (loop,)
         self.inside = list(loops(self.body))
+        self.scratch = sum(
+            math.prod(s.buffer.shape) * s.buffer.dtype.itemsize
+            for s in walk(self.body) if isinstance(s, Scratch) and s.buffer.shape
+        )  # fmt: skip
 
     def plan(self) -> list[Step]:
         """The steps for this region."""
@@ -124,6 +128,11 @@ class _Region:
     def _loop(self, v: UOp) -> Loop:
         return next(a for a in (*self.chain, *self.inside) if a.var is v)
 
+    def _crowded(self, lanes: Lanes) -> float:
+        """What it costs that every lane has scratch arrays of its own."""
+        size = self.scratch * lanes.block * math.prod(n for v, n in lanes.others if any(a.var is v for a in self.chain))
+        return 1.0 if size <= self.target.l1_bytes else 1.1 if size <= self.target.l2_bytes else 1.5
+
     def _width(self, loop: Loop) -> int:
         widest = 4
         for row in self.listed:
@@ -137,7 +146,8 @@ class _Region:
         scattered = any(r.kind == "store" and r.strides is not None and r.strides.get(lanes.vector, 1) not in (0, 1)
                         for r in self.listed if lanes.vector is not None)  # fmt: skip
         # A tail is code, too, and lines stored to in part are read and written again and again.
-        return Choice(cycles(self.listed, lanes, self.target) * (1 + 0.03 * tails) * (1.15 if scattered else 1), lanes)
+        return Choice(cycles(self.listed, lanes, self.target) * (1 + 0.03 * tails) * (1.15 if scattered else 1)
+                      * self._crowded(lanes), lanes)
 
     def _inner(self, lanes: Lanes) -> Choice:
         """Vectors along the loops inside the body, the best for each."""
@@ -167,7 +177,7 @@ class _Region:
             if best[1] is not None:
                 chosen.append((best[1], best[2]))
         rest = [row for row in self.listed if not any(a.var in done for a in row.path)]
-        total = (total + cycles(rest, lanes, self.target)) * (1 + 0.15 * len(lanes.others))  # of code
+        total = (total + cycles(rest, lanes, self.target)) * (1 + 0.15 * len(lanes.others)) * self._crowded(lanes)
         return Choice(total, lanes, tuple(chosen))
 
     def _path(self, loop: Loop) -> tuple[Loop, ...]:

@@ -19,6 +19,7 @@ from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
 from rangekit.ir.nest import Guard, Let, Loop, Prefetch, Scratch, Stmt, Store, operands
 from rangekit.ir.ops import MATH, Op
+from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, cast
 from rangekit.lower.loops import carried, span, variables
@@ -45,6 +46,7 @@ class Row:
     buffer: UOp | None = None
     strides: Mapping[UOp, int] | None = None
     carries: bool = False  # whether the innermost loop around it hands values on
+    wait: float = 0.0  # cycles from one update of an accumulator to the next
 
 
 def rows(body: Sequence[Stmt], around: tuple[Loop, ...] = ()) -> list[Row]:
@@ -79,9 +81,12 @@ def _rows(body: Sequence[Stmt], path: tuple[Loop, ...], known: dict[UOp, frozens
                 out[first:] = [replace(r, carries=True) if r.path[-1] is s else r for r in out[first:]]
         elif isinstance(s, Store):
             strides, deps = _strides(s.buffer, s.index, known)
-            deps |= _deps(s.value, known)
+            if s.update is None or s.buffer in own:  # what is reduced into one place is stored there once
+                deps |= _deps(s.value, known)
             kind = "update" if s.buffer in own else "store"
-            out.append(Row(kind, 0.0 if kind == "update" else 1.0, deps, path, s.buffer, strides))
+            several = s.update is not None and REDUCERS[s.update].arity > 1
+            wait = (LATENCY * 3 if several else LATENCY) if kind == "update" else 0.0
+            out.append(Row(kind, 0.0 if kind == "update" else 1.0, deps, path, s.buffer, strides, wait=wait))
         elif isinstance(s, Guard):
             out.append(Row("op", 2.0, _deps(s.ok, known), path))
 
@@ -162,6 +167,7 @@ def cycles(listed: Sequence[Row], lanes: Lanes, target: Target) -> float:
         leaf.price += many * price
         if row.kind == "update":
             leaf.accumulators += many
+            leaf.wait = max(leaf.wait, row.wait)
         elif row.kind == "load" and lanes.vector in row.deps:
             leaf.held += many
     for leaf in leaves.values():
@@ -170,7 +176,7 @@ def cycles(listed: Sequence[Row], lanes: Lanes, target: Target) -> float:
             continue
         extra = 0.5  # the loop itself
         if leaf.accumulators and leaf.carries:
-            extra = max(extra, LATENCY - leaf.price)
+            extra = max(extra, leaf.wait - leaf.price)
             extra += 2.0 * max(0.0, leaf.accumulators + leaf.held + 1 - target.registers)  # spilled
         total += leaf.times * extra
     return total
@@ -186,6 +192,7 @@ class _Leaf:
     price: float = 0.0
     accumulators: float = 0.0
     held: float = 0.0
+    wait: float = 0.0
 
 
 def _blocks(loop: Loop, lanes: Lanes) -> float:

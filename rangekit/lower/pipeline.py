@@ -23,6 +23,7 @@ from rangekit.lower.default import default
 from rangekit.lower.fuse import fuse
 from rangekit.lower.legalize import legalize
 from rangekit.lower.linearize import linearize
+from rangekit.lower.recall import recall
 from rangekit.lower.rangeify import rangeify
 from rangekit.lower.schedule import Schedule, applicable, scheduled
 from rangekit.lower.split import split
@@ -98,6 +99,8 @@ def _schedule(sink: UOp, options: Options, record: Record) -> UOp:
             raise ScheduleError(f"there is no kernel {name!r}", help="one of " + ", ".join(n.name for n in record.nests))
     record.plain += record.nests
     for place, nest in enumerate(record.plain):
+        if options.target.vector_bytes:
+            nest = recall(nest, options.target)
         given = [steps for name, steps in options.schedules if name is None or name == nest.name]
         steps = tuple(s for steps in given for s in steps)
         if given:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from rangekit.backends.llvm.access import VECTOR_BYTES, Access, Slots
+from rangekit.backends.llvm.access import VECTOR_BYTES, Access, Place, Slots
 from rangekit.backends.llvm.convert import raw
 from rangekit.backends.llvm.emit import TYPES, Names, memory_type
 from rangekit.backends.llvm.lanes import Lane, Value
@@ -143,6 +143,9 @@ class _Function(Access):
         private = set(slots.pointers.axes) | set(slots.inner) | set(slots.outer)
         once = [lane for lane in self.open if lane not in place.axes and lane not in private and lane not in self.fixed]
         assert all(lane.width == 1 for lane in once), "lanes of a vector write to one place"
+        if once and s.update is not None and s.buffer in self.own and gate is None:
+            self._accumulate(s, place, once, private)
+            return
         if once:  # one after another, as the loop would
             for position in self.positions(once):
                 self.fixed.update(position)
@@ -166,6 +169,27 @@ class _Function(Access):
             value = self.elementwise(_WHERE(value.dtype), [mask, value, old])
             mask = None
         self.put(place, value, mask, s.stream and place.step == 1)
+
+    def _accumulate(self, s: Store, place: Place, once: list[Lane], private: set[Lane]) -> None:
+        """Lanes reduced into one place, one after another: read once, stored once."""
+        read = UOp(Op.INDEX, s.buffer.dtype, (s.buffer, *s.index))
+        masks, self.masks = self.masks, {}
+        running = self._load(read)
+        self.masks = masks
+        for position in self.positions(once):
+            self.fixed.update(position)
+            self.fresh.clear()
+            self.fresh[read, self.gate, tuple(self.fixed.values())] = running
+            new = self.value(s.value)
+            mask = None if self.active is None else self.projected(self.active)
+            for lane, inside in self.masks.items():
+                if lane not in private:
+                    mask = self.both(mask, self.projected(inside))
+            running = new if mask is None else self.elementwise(_WHERE(new.dtype), [mask, new, running])
+            for lane in once:
+                del self.fixed[lane]
+        self.fresh.clear()
+        self.put(place, running, None)
 
     def _prefetch(self, s: Prefetch) -> None:
         place = self.place(s.buffer, s.index)
