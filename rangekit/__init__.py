@@ -11,6 +11,7 @@ array([0., 2., 4.], dtype=float32)
 
 import math as _math
 
+from rangekit.backends.memory import memory_stats
 from rangekit.backends.threads import get_num_threads, set_num_threads
 from rangekit.errors import (
     ArgumentError,
@@ -294,6 +295,7 @@ __all__ = [
     "max",
     "maximum",
     "mean",
+    "memory_stats",
     "meshgrid",
     "min",
     "minimum",

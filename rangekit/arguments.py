@@ -7,8 +7,9 @@ a Tensor among them Tensors, with a torch tensor torch tensors, otherwise NumPy 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +21,7 @@ from rangekit.lang.tensor import Array, Tensor, from_array
 Leaf = tuple[str, Any]  # its path as a name, the value
 
 
-@dataclasses.dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One runtime argument as the signature sees it. ``kind`` is "array", "int" or "float" (the weak numbers)."""
 
     kind: str
@@ -82,48 +82,58 @@ def is_runtime(value: Any) -> bool:
 
 def as_slot(name: str, value: Any) -> tuple[Slot, Array]:
     """The signature and the memory of one runtime leaf; ``DtypeError`` if its dtype is unknown."""
+    if type(value) is np.ndarray:
+        return array_slot(name, value)
     if isinstance(value, int):
         if not dt.int64.min <= value <= dt.int64.max:
             raise DtypeError(f"the argument {name} = {value} does not fit in int64")
         return Slot("int", dt.int64, (), None), np.array(value, np.int64)
     if isinstance(value, float) and not isinstance(value, np.generic):
         return Slot("float", dt.float64, (), None), np.array(value, np.float64)
+    return array_slot(name, memory(name, value))
+
+
+def memory(name: str, value: Any) -> Array:
+    """The array that a runtime leaf is, as it lies; ``DtypeError`` if there is no way to it."""
     if isinstance(value, Tensor):
-        array = value.numpy()
-    elif isinstance(value, np.ndarray):
-        array = value
-    elif hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
+        return value.numpy()
+    if isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
         try:
-            array = np.from_dlpack(value)
+            return np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError) as err:
             raise DtypeError(f"the argument {name} cannot be read through DLPack: {err}") from err
-    else:
-        array = np.asarray(value)
-    return array_slot(name, array)
+    return np.asarray(value)
+
+
+_dtype_of = cache(dt.from_numpy)
 
 
 def array_slot(name: str, array: Array) -> tuple[Slot, Array]:
     """An array as an argument: as it lies where kernels can address it, else copied."""
-    if not array.dtype.isnative and dt.from_numpy(array.dtype.newbyteorder("=")) is not None:
-        array = array.astype(array.dtype.newbyteorder("="))
-    dtype = dt.from_numpy(array.dtype)
+    dtype = _dtype_of(array.dtype)
+    if dtype is None and (dtype := _dtype_of(array.dtype.newbyteorder("="))) is not None:
+        array = array.astype(dtype.numpy)
     if dtype is None:
         raise DtypeError(
             f"the argument {name} has dtype {array.dtype}, which kernels do not take",
             help="convert it to one of " + ", ".join(d.name for d in dt.STORED),
         )
-    if array.flags.c_contiguous and array.flags.aligned:
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
         return Slot("array", dtype, array.shape, None), array
-    if not array.flags.aligned or any(s % dtype.itemsize for s in array.strides):
+    if not flags.aligned or any(s % dtype.itemsize for s in array.strides):
         return Slot("array", dtype, array.shape, None), np.ascontiguousarray(array)
     return Slot("array", dtype, array.shape, tuple(s // dtype.itemsize for s in array.strides)), array
 
 
-def result_form(values: list[Any]) -> Callable[[Array], Any]:
+def result_form(values: Sequence[Any]) -> Callable[[Array], Any]:
     """How results are handed back, from the runtime arguments."""
-    if any(isinstance(v, Tensor) for v in values):
+    kinds = {type(v) for v in values}
+    if any(issubclass(kind, Tensor) for kind in kinds):
         return from_array
-    if any(type(v).__module__.partition(".")[0] == "torch" for v in values):
+    if any(kind.__module__.partition(".")[0] == "torch" for kind in kinds):
         import torch  # the caller has it: an argument is one of its tensors
 
         return torch.from_numpy  # type: ignore[no-any-return]

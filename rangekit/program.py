@@ -42,31 +42,36 @@ class Program:
     launch in which a guarded access was out of bounds (results are then undefined, memory is not).
     """
 
-    def __init__(self, sink: UOp, device: Device, positions: Mapping[UOp, Position]) -> None:
+    def __init__(
+        self, sink: UOp, device: Device, positions: Mapping[UOp, Position], options: Options | None = None
+    ) -> None:
         self.device = device
-        self.lowered: Lowered = lower(sink, Options(), positions)
+        self.options = options or Options()
+        self.lowered: Lowered = lower(sink, self.options, positions)
         self.seconds: dict[str, float] = dict(self.lowered.seconds)
         start = time.perf_counter()
-        self._launches: list[tuple[Nest, Launch]] = [(nest, device.compile(nest)) for nest in self.lowered.nests]
+        self.launches: list[tuple[Nest, Launch]] = [(nest, device.compile(nest)) for nest in self.lowered.nests]
         self.seconds["compile"] = time.perf_counter() - start
         self.captured = {p: a for nest in self.lowered.nests for p in nest.params if (a := array_of(p)) is not None}
-        self.written: frozenset[int] = frozenset(
-            p.arg.slot for nest in self.lowered.nests for p in nest.outputs if p.op is Op.PARAM
-        )
+        outputs = [p for nest in self.lowered.nests for p in nest.outputs]
+        self.written: frozenset[int] = frozenset(p.arg.slot for p in outputs if p.op is Op.PARAM)
+        self.overwritten: frozenset[UOp] = frozenset(p for p in outputs if p in self.captured)
         made = (p for nest in self.lowered.nests for p in nest.params if p.op is Op.BUFFER and p not in self.captured)
         self.scratch = tuple(p for p in dict.fromkeys(made) if p not in self.lowered.outputs)
         self.results = tuple(
             dict.fromkeys(p for p in self.lowered.outputs if p.op is Op.BUFFER and p not in self.captured)
         )
 
-    def run(self, arguments: Sequence[Array], out: Mapping[UOp, Array] | None = None,
+    def run(self, arguments: Sequence[Array], given: Mapping[UOp, Array] | None = None,
             show: Callable[[str], None] = print) -> list[Array]:  # fmt: skip
-        """Launch over one array a slot; returns the array of each result, those in ``out`` where given."""
-        memory: dict[UOp, Array] = dict(self.captured)
+        """Launch over one array a slot; returns the array of each result. ``given`` is memory to use for a result or
+        in place of a captured array.
+        """
+        memory: dict[UOp, Array] = {**self.captured, **given} if given else dict(self.captured)
         for p in (*self.scratch, *self.results):
-            given = out.get(p) if out else None
-            memory[p] = given if given is not None else self.device.empty(p.shape, p.dtype.numpy)
-        for nest, launch in self._launches:
+            if p not in memory:
+                memory[p] = self.device.empty(p.shape, p.dtype.numpy)
+        for number, (nest, launch) in enumerate(self.launches):
             fault = np.zeros(FAULT_WORDS, np.int64)
             buffers = [arguments[p.arg.slot] if p.op is Op.PARAM else memory[p] for p in nest.params]
             if nest.prints:
@@ -77,12 +82,12 @@ class Program:
             else:
                 launch(buffers, fault)
             if fault[0]:
-                self._raise(nest, fault)
+                self.fail(number, int(fault[0]), int(fault[1]), int(fault[2]))
         return [arguments[p.arg.slot] if p.op is Op.PARAM else memory[p] for p in self.lowered.outputs]
 
-    def _raise(self, nest: Nest, fault: Array) -> None:
-        access = nest.accesses[int(fault[0]) - 1]
-        axis, value = int(fault[1]), int(fault[2])
+    def fail(self, launch: int, place: int, axis: int, value: int) -> None:
+        """Raise what the words of a launch's fault say."""
+        access = self.launches[launch][0].accesses[place - 1]
         if access.by == "contract":
             raise BoundsError(
                 f"{access.access}: the value {value} of {access.array} breaks its contract",

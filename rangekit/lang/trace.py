@@ -6,6 +6,8 @@ belongs to one thread.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -28,9 +30,12 @@ class Trace:
 
 class _Local(threading.local):
     trace: Trace | None = None
+    depth: int = 0
 
 
 _local = _Local()
+_counting = threading.Lock()
+RUNNING = ctypes.c_int64()  # traces of all threads; compiled code reads it, to leave calls inside a trace to Python
 _outside: Positions = WeakKeyDictionary()
 
 
@@ -43,10 +48,27 @@ def current() -> Trace | None:
 def tracing() -> Iterator[Trace]:
     """A new trace for this thread; an outer one is set aside meanwhile."""
     outer, _local.trace = _local.trace, Trace()
+    with _counting:
+        RUNNING.value += 1
+        _local.depth += 1
     try:
         yield _local.trace
     finally:
+        with _counting:
+            RUNNING.value -= 1
+            _local.depth -= 1
         _local.trace = outer
+
+
+def _forked() -> None:
+    """Of all traces, only those of the thread that forked go on in the child."""
+    global _counting
+    _counting = threading.Lock()
+    RUNNING.value = _local.depth
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def note(node: UOp) -> UOp:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from rangekit.backends import memory
 from rangekit.backends.device import Array, Launch, Printer
 from rangekit.backends.llvm import engine
 from rangekit.backends.llvm.render import render
+from rangekit.backends.native import pointer
 from rangekit.ir.nest import Nest, Print, walk
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)  # releases the GIL while the kernel runs
@@ -38,8 +40,8 @@ class CpuDevice:
         return _Launch(nest, engine.Code(render(nest)))
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Fresh memory."""
-        return np.empty(shape, dtype)
+        """Memory from the cache of freed blocks, or fresh."""
+        return memory.empty(shape, dtype)
 
 
 class _Launch:
@@ -47,18 +49,19 @@ class _Launch:
 
     def __init__(self, nest: Nest, code: engine.Code) -> None:
         self._code = code
+        self.address = code.address
         self._entry = _ENTRY(code.address)
         self._dtypes = {s.number: s.value.dtype.numpy for s in walk(nest.body) if isinstance(s, Print)}
         self._block = ctypes.c_void_p * (len(nest.params) + bool(self._dtypes))
 
     def __call__(self, buffers: Sequence[Array], fault: Array, printer: Printer | None = None) -> None:
-        pointers = [b.ctypes.data for b in buffers]
+        pointers = map(pointer, buffers)
         if not self._dtypes:
-            self._entry(self._block(*pointers), fault.ctypes.data)
+            self._entry(self._block(*pointers), pointer(fault))
             return
         failed: list[BaseException] = []
         show = _PRINTER(self._shower(printer, failed))
-        self._entry(self._block(*pointers, ctypes.cast(show, ctypes.c_void_p).value), fault.ctypes.data)
+        self._entry(self._block(*pointers, ctypes.cast(show, ctypes.c_void_p).value), pointer(fault))
         if failed:
             raise failed[0]
 
