@@ -136,7 +136,7 @@ class _Region:
     def _width(self, loop: Loop) -> int:
         widest = 4
         for row in self.listed:
-            if row.buffer is not None and loop.var in row.deps:
+            if row.buffer is not None and row.kind != "update" and loop.var in row.deps:
                 widest = max(widest, row.buffer.dtype.itemsize)
         return self.target.vector_bytes // widest
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
+from weakref import WeakKeyDictionary
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine, total
@@ -43,14 +44,12 @@ def variables(n: UOp) -> frozenset[UOp]:
     found = _VARIABLES.get(n)
     if found is None:
         found = frozenset((n,)) if n.op is Op.VAR else frozenset().union(*map(variables, n.src)) if n.src else _NONE
-        if len(_VARIABLES) > 100_000:
-            _VARIABLES.clear()
         _VARIABLES[n] = found
     return found
 
 
 _NONE: frozenset[UOp] = frozenset()
-_VARIABLES: dict[UOp, frozenset[UOp]] = {}
+_VARIABLES: WeakKeyDictionary[UOp, frozenset[UOp]] = WeakKeyDictionary()
 
 
 def used(stmts: Iterable[Stmt]) -> frozenset[UOp]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
@@ -22,7 +23,7 @@ from rangekit.ir.ops import MATH, Op
 from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, cast
-from rangekit.lower.loops import carried, span, variables
+from rangekit.lower.loops import carried, span
 
 PRICES: Mapping[Op, float] = {  # cycles of a vector instruction, or of the sequence an op becomes
     Op.DIV: 5.0, Op.SQRT: 6.0, Op.MAX: 2.0, Op.MIN: 2.0, Op.IDIV: 20.0, Op.MOD: 20.0, Op.POW: 30.0, Op.ATAN2: 60.0,
@@ -67,6 +68,7 @@ def _rows(body: Sequence[Stmt], path: tuple[Loop, ...], known: dict[UOp, frozens
         if isinstance(s, Scratch):
             if not s.buffer.shape:
                 own.add(s.buffer)
+                known[s.buffer] = frozenset(loop.var for loop in path)  # a register for each lane around it
             continue
         seen: set[UOp] = set()
         for n in operands(s) if not isinstance(s, (Loop, Prefetch)) else ():
@@ -92,7 +94,22 @@ def _rows(body: Sequence[Stmt], path: tuple[Loop, ...], known: dict[UOp, frozens
 
 
 def _deps(n: UOp, known: Mapping[UOp, frozenset[UOp]]) -> frozenset[UOp]:
-    return frozenset().union(*(known.get(v, frozenset()) for v in variables(n)))
+    return frozenset().union(*(known.get(v, frozenset()) for v in _leaves(n)))
+
+
+def _leaves(n: UOp) -> frozenset[UOp]:
+    """The variables of an expression and the arrays it reads."""
+    found = _LEAVES.get(n)
+    if found is None:
+        if n.op in (Op.VAR, Op.BUFFER):
+            found = frozenset((n,))
+        else:
+            found = frozenset().union(*map(_leaves, n.src)) if n.src else frozenset()
+        _LEAVES[n] = found
+    return found
+
+
+_LEAVES: WeakKeyDictionary[UOp, frozenset[UOp]] = WeakKeyDictionary()
 
 
 def _expression(n: UOp, path: tuple[Loop, ...], known: dict[UOp, frozenset[UOp]], own: set[UOp], out: list[Row],

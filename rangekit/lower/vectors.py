@@ -87,7 +87,9 @@ def _lanes(loop: Loop, listed: list[Row], target: Target) -> int:
     """Elements of a vector: as many as fit a register of the widest type in memory, and divide the block."""
     widest = 1
     for row in listed:
-        if row.buffer is not None and loop.var in row.deps and any(p.var is loop.var for p in row.path):
+        if row.buffer is None or row.kind == "update" or loop.var not in row.deps:
+            continue
+        if any(p.var is loop.var for p in row.path):
             widest = max(widest, row.buffer.dtype.itemsize)
     most = target.vector_bytes // max(widest, 2)
     lanes = math.gcd(loop.width, 1 << (most.bit_length() - 1))
