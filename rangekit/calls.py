@@ -19,7 +19,7 @@ from rangekit.errors import ArgumentError, DtypeError, ShapeError
 from rangekit.ir.dtype import ArraySpec
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp
-from rangekit.lang.tensor import Array, Tensor, array_of
+from rangekit.lang.tensor import Array, Tensor, array_of, from_array
 from rangekit.lower.pipeline import Options
 from rangekit.program import Program
 from rangekit.traced import Traced, traced
@@ -39,10 +39,14 @@ class Form:
         positional = kinds <= {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
         self.plain = tuple(self.signature.parameters) if positional else None  # of arguments that stand in order
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
+    def values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
         """The value of each parameter, defaults included; ``ArgumentError`` if the call does not fit."""
         if self.plain is not None and not kwargs and len(args) == len(self.plain):
             return dict(zip(self.plain, args, strict=True))
+        return self.bound(args, kwargs).arguments
+
+    def bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        """The same as the function takes it."""
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as err:
@@ -52,7 +56,7 @@ class Form:
                 help=f"it takes {count} argument{'s' if count != 1 else ''}: {self.name}{self.signature}",
             ) from None
         bound.apply_defaults()
-        return bound.arguments
+        return bound
 
 
 def _specs(fn: Callable[..., Any]) -> dict[str, ArraySpec]:
@@ -68,7 +72,7 @@ class Call:
 
     def __init__(self, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.form = form
-        self.bound = form.bind(args, kwargs)
+        self.bound = form.values(args, kwargs)
         self.values: list[Any] = []
         self.slots: list[Slot] = []
         self.arrays: list[Array] = []
@@ -204,6 +208,27 @@ class Call:
         """Whether a kernel may write its result there while it still reads the arguments."""
         plain = target.flags.c_contiguous and target.flags.aligned
         return plain and not any(np.may_share_memory(target, a) for a in (*self.arrays, *program.captured.values()))
+
+
+def inlined(form: Form, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    """A call inside another kernel is part of that kernel: what the function returns, arrays among its arguments read
+    as Tensors.
+    """
+    if out is not None:
+        raise ArgumentError(
+            f"out= of {form.name} is given inside another kernel, where results are values and have no memory",
+            help=f"write x[...] = {form.name}(...), or pass out= to the outer kernel",
+        )
+    bound = form.bound(args, kwargs)
+    for name, value in bound.arguments.items():
+        if name not in form.static:
+            bound.arguments[name] = arguments.rebuilt(value, _lifted)
+    return form.fn(*bound.args, **bound.kwargs)
+
+
+def _lifted(leaf: Any) -> Any:
+    known = not arguments.is_runtime(leaf) or isinstance(leaf, (Tensor, int, float, np.generic))
+    return leaf if known else from_array(arguments.memory("of a kernel inside another", leaf))
 
 
 def _target(leaf: Any, storage: UOp) -> Array:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, overload
 
 from rangekit.backends import native
-from rangekit.calls import Call, Form
+from rangekit.calls import Call, Form, inlined
 from rangekit.direct import Records
 from rangekit.errors import DeviceError
 from rangekit.lang import trace
@@ -60,7 +60,7 @@ class Kernel(native.Callable):  # type: ignore[misc]
 
     def __call__(self, *args: Any, out: Any = None, **kwargs: Any) -> Any:
         if trace.current() is not None:
-            return self.fn(*args, **kwargs)  # inside another kernel: part of it
+            return inlined(self._form, args, kwargs, out)
         call = Call(self._form, args, kwargs)
         traced = self._traced(call)
         answer = call.run(traced, out)
