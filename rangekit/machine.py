@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
+from rangekit import cache
 from rangekit.backends.llvm import engine, probes
+from rangekit.backends.threads import cores
 
 VERSION = 1  # of what is measured and how
 RUNS = 12
@@ -83,8 +84,11 @@ _ROWS = (
 
 
 def folder() -> Path:
-    """Where measurements are kept."""
-    return Path(platformdirs.user_cache_dir("rangekit", appauthor=False))
+    """Where measurements are kept; ``FileNotFoundError`` where nothing is."""
+    found = cache.folder()
+    if found is None:
+        raise FileNotFoundError("there is no folder to keep measurements in")
+    return found
 
 
 def cpu_name() -> str:
@@ -97,13 +101,6 @@ def cpu_name() -> str:
     except OSError:  # not Linux
         pass
     return platform.processor() or engine.host()
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def limits() -> Limits:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 from hypothesis import settings
 
+from rangekit import cache
 from rangekit.ir import spec
 
 spec.CHECK = True
+
+# Nothing that tests keep on disk outlives them or was there before. Now, as some compile when they are collected.
+_kept = tempfile.TemporaryDirectory(prefix="rangekit-tests-")
+os.environ[cache.FOLDER] = _kept.name
 
 # Times vary on a shared machine and say nothing about correctness; CI repeats the same examples every run.
 settings.register_profile("here", deadline=None)

@@ -270,11 +270,11 @@ def test_left_alone_there_is_a_thread_for_each_core_of_this_process() -> None:
 @pytest.mark.parametrize("futex", [True, False])
 def test_the_pool_of_another_system_does_the_same(cpu: str, futex: bool) -> None:
     """A pool that sleeps on a condition, and one without a pause, on this machine."""
-    if cpu != "elsewhere" and cpu not in engine._machine(jit=False).triple:
+    if cpu != "elsewhere" and cpu not in engine.triple():
         pytest.skip(f"not {cpu}")
     if futex and sys.platform != "linux":
         pytest.skip("futexes are Linux's")
-    number = next(iter(n for c, n in pool._FUTEX.items() if engine._machine(jit=False).triple.startswith(c)), None)
+    number = next(iter(n for c, n in pool._FUTEX.items() if engine.triple().startswith(c)), None)
     other = pool.Pool(pool.source(True, cpu, number if futex else None))
     other.use(3)
     run_with(other)
