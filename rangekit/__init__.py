@@ -104,7 +104,6 @@ from rangekit.lang.movement import (
     roll,
     squeeze,
     stack,
-    tile,
     tril,
     triu,
     unstack,
@@ -132,6 +131,18 @@ from rangekit.lang.reduce import (
 )
 from rangekit.lang.storage import bufferize, print  # noqa: A004
 from rangekit.lang.tensor import Range, Tensor
+from rangekit.lower.schedule import (
+    Schedule,
+    group,
+    prefetch,
+    reorder,
+    stage,
+    stream,
+    thread,
+    unroll,
+    upcast,
+)
+from rangekit.tile import tile
 
 __version__ = "0.1.0"
 
@@ -186,6 +197,7 @@ f16, bf16, f32, f64 = float16, bfloat16, float32, float64
 i8, i16, i32, i64 = int8, int16, int32, int64
 u8, u16, u32, u64 = uint8, uint16, uint32, uint64
 pi, e, inf, nan, newaxis = _math.pi, _math.e, _math.inf, _math.nan, None
+from rangekit.tile import tile
 
 __all__ = [
     "ArgumentError",
@@ -200,6 +212,7 @@ __all__ = [
     "Range",
     "RangeError",
     "RangekitError",
+    "Schedule",
     "ScheduleError",
     "ShapeError",
     "Tensor",
@@ -263,6 +276,7 @@ __all__ = [
     "get_num_threads",
     "greater",
     "greater_equal",
+    "group",
     "hypot",
     "i8",
     "i16",
@@ -313,6 +327,7 @@ __all__ = [
     "pi",
     "positive",
     "pow",
+    "prefetch",
     "print",
     "prod",
     "ranges",
@@ -320,6 +335,7 @@ __all__ = [
     "reduce",
     "relu",
     "remainder",
+    "reorder",
     "repeat",
     "reshape",
     "roll",
@@ -336,12 +352,15 @@ __all__ = [
     "square",
     "squeeze",
     "stack",
+    "stage",
     "std",
+    "stream",
     "subtract",
     "sum",
     "tan",
     "tanh",
     "tensordot",
+    "thread",
     "tile",
     "tril",
     "triu",
@@ -354,7 +373,9 @@ __all__ = [
     "uint16",
     "uint32",
     "uint64",
+    "unroll",
     "unstack",
+    "upcast",
     "var",
     "vecdot",
     "where",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 from rangekit.backends import native
@@ -14,6 +15,7 @@ from rangekit.errors import DeviceError
 from rangekit.lang import trace
 from rangekit.lang.tensor import Runtime
 from rangekit.lower.pipeline import Options
+from rangekit.lower.schedule import Step
 from rangekit.lowered import Lowering
 from rangekit.outside import realize
 from rangekit.program import device_named
@@ -74,6 +76,23 @@ class Kernel(native.Callable):  # type: ignore[misc]
         traced = self._traced(Call(self._form, args, kwargs))
         return Lowering(self.name, traced.program, traced.trace_seconds)
 
+    def schedule(self, *steps: Step, kernel: str | None = None) -> Kernel:
+        """A new kernel whose loops run as these steps say, from left to right, and in no other way.
+
+        ``kernel`` is the name of one launch ("k0"), None for every launch. Without steps the loops stay as written.
+        Errors: ``ScheduleError``, when it is first called or lowered, for a step that cannot apply.
+
+        >>> import rangekit as rk, numpy as np
+        >>> double = rk.kernel(lambda x: x * 2).schedule(rk.tile("i", 4))
+        >>> print(double.lower(np.ones(8, np.float32)))
+        for i in 0..2:
+            for i.t in 0..4:
+                out[i.t + i * 4] = x[i.t + i * 4] * 2.0
+        <BLANKLINE>
+        """
+        options = replace(self.options, schedules=(*self.options.schedules, (kernel, steps)))
+        return Kernel(self.fn, tuple(self.static), self.device, options)
+
     def _traced(self, call: Call) -> Traced:
         key = self.options, call.key
         with self._lock:
@@ -99,16 +118,36 @@ def device_named_lazily(device: str | None) -> str:
 def kernel(fn: Callable[..., Any], /) -> Kernel: ...
 @overload
 def kernel(
-    *, static: str | tuple[str, ...] = (), device: str | None = None
+    *,
+    static: str | tuple[str, ...] = (),
+    device: str | None = None,
+    schedule: Sequence[Step] | None = None,
+    strict: bool = False,
 ) -> Callable[[Callable[..., Any]], Kernel]: ...
 @overload
-def kernel(fn: Callable[..., Any], /, *, static: str | tuple[str, ...] = (), device: str | None = None) -> Kernel: ...
-def kernel(fn: Callable[..., Any] | None = None, /, *, static: str | tuple[str, ...] = (),
-           device: str | None = None) -> Any:  # fmt: skip
+def kernel(
+    fn: Callable[..., Any],
+    /,
+    *,
+    static: str | tuple[str, ...] = (),
+    device: str | None = None,
+    schedule: Sequence[Step] | None = None,
+    strict: bool = False,
+) -> Kernel: ...
+def kernel(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    static: str | tuple[str, ...] = (),
+    device: str | None = None,
+    schedule: Sequence[Step] | None = None,
+    strict: bool = False,
+) -> Any:
     """Compile a function over Tensors into kernels: a decorator, with or without arguments, or a call.
 
     ``static`` names arguments that are compile-time values, part of the signature. ``device`` is "cpu" (LLVM, the
-    default) or "python" (the interpreter).
+    default) or "python" (the interpreter). ``schedule`` is the order and place of its loops, as steps; without one a
+    cost model chooses. ``strict`` keeps sums of floats in the order written, and products apart from them.
 
     >>> import rangekit as rk, numpy as np
     >>> @rk.kernel
@@ -126,6 +165,8 @@ def kernel(fn: Callable[..., Any] | None = None, /, *, static: str | tuple[str, 
     <BLANKLINE>
     """
     names = (static,) if isinstance(static, str) else tuple(static)
+    schedules = () if schedule is None else ((None, tuple(schedule)),)
+    options = Options(schedules=schedules, strict=strict)
     if fn is None:
-        return lambda f: Kernel(f, names, device)
-    return Kernel(fn, names, device)
+        return lambda f: Kernel(f, names, device, options)
+    return Kernel(fn, names, device, options)

@@ -12,6 +12,7 @@ from rangekit.ir.nest import Access, Loop, Nest, Scratch, walk
 from rangekit.ir.text import dump
 from rangekit.ir.uop import UOp
 from rangekit.lower.cost import Counts, counts, touched_bytes
+from rangekit.lower.schedule import Schedule
 from rangekit.program import Program
 
 
@@ -30,10 +31,11 @@ class BufferInfo:
 
 @dataclass(frozen=True)
 class KernelInfo:
-    """One launch: its nest and what is known of it."""
+    """One launch: its nest and what is known of it. ``written`` is the nest before its schedule."""
 
     nest: Nest
     source: str
+    written: Nest
 
     @property
     def name(self) -> str:
@@ -41,8 +43,13 @@ class KernelInfo:
 
     @property
     def counts(self) -> Counts:
-        """Operations, loads and stores of one launch."""
-        return counts(self.nest)
+        """Operations, loads and stores of one launch, as written: a schedule does not change what is computed."""
+        return counts(self.written)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The steps that gave the nest its form: those asked for, or those the cost model chose."""
+        return Schedule(self.nest.schedule)
 
     @property
     def flops(self) -> int:
@@ -92,7 +99,8 @@ class Lowering:
         device = self._program.device
         last = device.stages[0] if device.stages else None
         return tuple(
-            KernelInfo(n, device.render(n, last) if last else show.nest_text(n)) for n in self._program.lowered.nests
+            KernelInfo(n, device.render(n, last) if last else show.nest_text(n), plain)
+            for n, plain in zip(self._program.lowered.nests, self._program.lowered.plain, strict=True)
         )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -40,19 +41,21 @@ class Program:
 
     Errors: ``BoundsError`` or ``RaceError`` when made, where the program is plainly wrong; ``BoundsError`` after a
     launch in which a guarded access was out of bounds (results are then undefined, memory is not).
+    Captured arrays that kernels cannot address, ``odd`` ones, are copied for each run.
     """
 
     def __init__(
         self, sink: UOp, device: Device, positions: Mapping[UOp, Position], options: Options | None = None
     ) -> None:
         self.device = device
-        self.options = options or Options()
+        self.options = replace(options or Options(), target=device.target)
         self.lowered: Lowered = lower(sink, self.options, positions)
         self.seconds: dict[str, float] = dict(self.lowered.seconds)
         start = time.perf_counter()
         self.launches: list[tuple[Nest, Launch]] = [(nest, device.compile(nest)) for nest in self.lowered.nests]
         self.seconds["compile"] = time.perf_counter() - start
         self.captured = {p: a for nest in self.lowered.nests for p in nest.params if (a := array_of(p)) is not None}
+        self.odd = tuple(p for p, a in self.captured.items() if not (a.flags.c_contiguous and a.flags.aligned))
         outputs = [p for nest in self.lowered.nests for p in nest.outputs]
         self.written: frozenset[int] = frozenset(p.arg.slot for p in outputs if p.op is Op.PARAM)
         self.overwritten: frozenset[UOp] = frozenset(p for p in outputs if p in self.captured)
@@ -68,6 +71,9 @@ class Program:
         in place of a captured array.
         """
         memory: dict[UOp, Array] = {**self.captured, **given} if given else dict(self.captured)
+        for p in self.odd:
+            if not given or p not in given:
+                memory[p] = self.captured[p].copy()
         for p in (*self.scratch, *self.results):
             if p not in memory:
                 memory[p] = self.device.empty(p.shape, p.dtype.numpy)
@@ -83,6 +89,8 @@ class Program:
                 launch(buffers, fault)
             if fault[0]:
                 self.fail(number, int(fault[0]), int(fault[1]), int(fault[2]))
+        for p in self.overwritten.intersection(self.odd):
+            np.copyto(self.captured[p], memory[p])
         return [arguments[p.arg.slot] if p.op is Op.PARAM else memory[p] for p in self.lowered.outputs]
 
     def fail(self, launch: int, place: int, axis: int, value: int) -> None:

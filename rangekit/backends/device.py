@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rangekit.ir.nest import Nest
+from rangekit.ir.target import Target
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Printer = Callable[[int, tuple[int, ...], Any], None]  # (Print.number, the indices, the value)
@@ -37,6 +38,11 @@ class Device(Protocol):
     @property
     def stages(self) -> tuple[str, ...]:
         """The names ``render`` takes after the loop nest: ("llvm", "asm") for the CPU."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """What the compiler may know of it."""
         ...
 
     def render(self, nest: Nest, stage: str) -> str:

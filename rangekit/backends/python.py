@@ -20,6 +20,7 @@ from rangekit.ir.dtype import DType
 from rangekit.ir.nest import Guard, Let, Loop, Nest, Print, Scratch, Stmt, Store
 from rangekit.ir.ops import Op
 from rangekit.ir.scalar import EXACT, meaning, quiet
+from rangekit.ir.target import INTERPRETER
 from rangekit.ir.uop import UOp
 
 Env = dict[UOp, Any]
@@ -63,6 +64,7 @@ class PythonDevice:
 
     name = "python"
     stages: tuple[str, ...] = ()
+    target = INTERPRETER
 
     def render(self, nest: Nest, stage: str) -> str:
         """The loop nest."""

@@ -141,6 +141,7 @@ class Nest:
     accesses: tuple[Access, ...] = ()  # Guard.access is a place in it
     prints: tuple[PrintSite, ...] = ()  # Print.number is a place in it
     schedule: tuple[Any, ...] = ()  # the steps that gave it this form
+    strict: bool = False  # sums of floats keep their order
 
 
 def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt]:

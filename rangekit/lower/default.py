@@ -15,7 +15,7 @@ from rangekit.ir.nest import Loop, Nest, Scratch, Store, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
-from rangekit.lower.loops import carried, chain, loops, name_of, parallel, single, span, variables
+from rangekit.lower.loops import carried, chain, exact, loops, name_of, parallel, single, span, variables
 from rangekit.lower.model import Lanes, Row, cycles, reuse, rows
 from rangekit.lower.schedule import (
     Group,
@@ -43,12 +43,12 @@ TILES = (2, 3, 4, 6, 8, 12)  # of a second loop in step
 def default(nest: Nest, target: Target) -> Schedule:
     """The schedule of a nest."""
     if not target.vector_bytes or nest.prints:
-        return ()
+        return Schedule()
     nest = replace(nest, body=perfected(nest.body))
     listed = rows(nest.body)
     total = cycles(listed, Lanes(), target)
     if total < SMALL:
-        return ()
+        return Schedule()
     names: dict[str, int] = {}
     handle: dict[UOp, str] = {}
     for loop in loops(nest.body):
@@ -125,6 +125,10 @@ class _Region:
                     if m <= (span(a) or 64):
                         yield self._inner(Lanes(None, 1, ((a.var, m),)))
 
+    def _ordered(self, loop: Loop) -> bool:
+        """Whether its sums have to be taken in order."""
+        return self.nest.strict and not exact(loop)
+
     def _loop(self, v: UOp) -> Loop:
         return next(a for a in (*self.chain, *self.inside) if a.var is v)
 
@@ -162,7 +166,7 @@ class _Region:
             best: tuple[float, Loop | None, int] = (cycles(mine, lanes, self.target), None, 1)
             for a in loops((s,)):
                 leaf = not any(isinstance(t, Loop) for t in a.body)
-                if not (leaf or parallel(a)) or any(t.update is None for t in carried(a)):
+                if not (leaf or parallel(a)) or any(t.update is None for t in carried(a)) or self._ordered(a):
                     continue
                 for n in BLOCKS:
                     if n > 8 and n > 2 * (span(a) or 64):
@@ -318,7 +322,7 @@ class _Region:
 
     def _reduction(self) -> list[Step]:
         """A reduction over everything: in parts, on threads, each along vectors."""
-        if any(s.update is None for s in carried(self.loop)) or self.loop.hi.op is not Op.CONST:
+        if any(s.update is None for s in carried(self.loop)) or self._ordered(self.loop) or self.loop.hi.op is not Op.CONST:
             return []
         cost = cycles(self.listed, Lanes(), self.target)
         steps: list[Step] = []
@@ -330,7 +334,7 @@ class _Region:
             name += ".t"
         leaf = [a for a in loops((self.loop,)) if not any(isinstance(s, Loop) for s in a.body)]
         for a in leaf:
-            if any(s.update is None for s in carried(a)):
+            if any(s.update is None for s in carried(a)) or self._ordered(a):
                 continue
             size = 32 if (span(a) or 64) >= 64 else 8
             steps.append(Upcast(name if a is self.loop else self.handle[a.var], size))
@@ -375,7 +379,7 @@ def _joined(steps: Sequence[Step], names: dict[str, int]) -> Schedule:
                     out.append(plain)
                 continue
         out.append(s)
-    return tuple(out)
+    return Schedule(out)
 
 
 def _but_name(s: Step) -> tuple[object, ...]:

@@ -42,14 +42,14 @@ class Block:
     accumulators: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
 
 
-def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Target) -> Nest:
+def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Target, strict: bool = False) -> Nest:
     """The loop nest of one KERNEL."""
-    return _Linearize(kernel, target).run(name, accesses)
+    return _Linearize(kernel, target, strict).run(name, accesses)
 
 
 class _Linearize:
-    def __init__(self, kernel: UOp, target: Target) -> None:
-        self.kernel, self.target = kernel, target
+    def __init__(self, kernel: UOp, target: Target, strict: bool) -> None:
+        self.kernel, self.target, self.strict = kernel, target, strict
         self.order = toposort(kernel)
         self.consumers: dict[UOp, int] = {}
         for n in self.order:
@@ -74,7 +74,8 @@ class _Linearize:
         params = tuple(n for n in self.order if n.op in (Op.PARAM, Op.BUFFER))
         outputs = tuple(p for p in params if p in self.written)
         inputs = tuple(p for p in params if p not in self.written)
-        nest = Nest(name, (*inputs, *outputs), tuple(self.root.body), frozenset(outputs), accesses, tuple(self.prints))
+        nest = Nest(name, (*inputs, *outputs), tuple(self.root.body), frozenset(outputs), accesses, tuple(self.prints),
+                    strict=self.strict)  # fmt: skip
         return tidy(nest)
 
     # ---- names -----------------------------------------------------------------------------------------------------
@@ -404,7 +405,7 @@ class _Linearize:
         old = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
         body, depth = self.stack[-1].body, len(self.stack) - 1
         if len(buffers) == 1:
-            body.append(Store(buffers[0], at, _merged(m.arg, old[0], values[0]), m.arg, values[0]))
+            body.append(Store(buffers[0], at, _merged(m.arg, old[0], values[0], self.strict), m.arg, values[0]))
             return m
         named = tuple(v if v.op in (Op.VAR, Op.CONST) else self._let("v", v, depth) for v in values)
         before = tuple(self._let("old", o, depth) for o in old)
@@ -440,9 +441,9 @@ class _Linearize:
         return tuple(v for v in found if v is not None)
 
 
-def _merged(reducer: str, old: UOp, value: UOp) -> UOp:
+def _merged(reducer: str, old: UOp, value: UOp, strict: bool) -> UOp:
     """The accumulator after one more value; a product of floats is contracted into the sum that consumes it."""
-    if reducer == "add" and value.op is Op.MUL and value.dtype in (dt.float32, dt.float64):
+    if not strict and reducer == "add" and value.op is Op.MUL and value.dtype in (dt.float32, dt.float64):
         return UOp(Op.FMA, value.dtype, (*value.src, old))
     (new,) = REDUCERS[reducer].combine((old,), (value,))
     return new

@@ -193,6 +193,12 @@ def single(loop: Loop) -> bool:
     return all(s.update is not None and REDUCERS[s.update].arity == 1 for s in carried(loop))
 
 
+def exact(loop: Loop) -> bool:
+    """Whether what it reduces does not depend on the order: integers, extremes and logic."""
+    stores = carried(loop)
+    return all(not s.buffer.dtype.is_float or s.update not in ("add", "mul") for s in stores)
+
+
 def span(loop: Loop) -> int | None:
     """The most iterations it can have; None where that is not known."""
     if loop.kind != "loop" and loop.width and loop.kind != "thread":

@@ -25,7 +25,7 @@ from rangekit.lower.legalize import legalize
 from rangekit.lower.linearize import linearize
 from rangekit.lower.recall import recall
 from rangekit.lower.rangeify import rangeify
-from rangekit.lower.schedule import Schedule, applicable, scheduled
+from rangekit.lower.schedule import Schedule, Step, applicable, scheduled
 from rangekit.lower.split import split
 from rangekit.source import Position
 
@@ -35,7 +35,7 @@ class Options:
     """Everything a lowered program depends on beside its graph; part of every cache key."""
 
     target: Target = CPU
-    schedules: tuple[tuple[str | None, Schedule], ...] = ()  # (kernel's name, None for all; its steps)
+    schedules: tuple[tuple[str | None, tuple[Step, ...]], ...] = ()  # (kernel's name, None for all; its steps)
     strict: bool = False  # no reassociation, no contraction: what is written, in that order
 
 
@@ -88,7 +88,8 @@ def _check(sink: UOp, options: Options, record: Record) -> UOp:
 
 def _linearize(sink: UOp, options: Options, record: Record) -> UOp:
     for number, kernel in enumerate(sink.src):
-        record.nests.append(linearize(kernel, f"k{number}", tuple(record.accesses[kernel]), options.target))
+        record.nests.append(linearize(kernel, f"k{number}", tuple(record.accesses[kernel]), options.target,
+                                      options.strict))  # fmt: skip
     return sink
 
 
@@ -107,7 +108,7 @@ def _schedule(sink: UOp, options: Options, record: Record) -> UOp:
             new = scheduled(nest, steps, options.target)
         else:
             steps, new = applicable(nest, default(nest, options.target), options.target)
-        record.nests[place] = replace(new, schedule=steps)
+        record.nests[place] = replace(new, schedule=Schedule(steps))
     return sink
 
 

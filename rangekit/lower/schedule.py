@@ -1,7 +1,7 @@
 """Schedules: the order and the place of a nest's loops, as data.
 
-A schedule is a tuple of steps, applied from left to right to named ranges. It prints as Python, compares by value, and
-goes through JSON (``to_json``, ``from_json``). Steps change order and place, never meaning: a step that cannot apply
+A ``Schedule`` is a tuple of steps, applied from left to right to named ranges. It prints as Python, compares by value,
+and saves as JSON. Steps change order and place, never meaning: a step that cannot apply
 raises ``ScheduleError`` with the reason and the ranges there are.
 
 A name stands for every loop of that name; ``"j#2"`` for the second one printed.
@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from rangekit.errors import ScheduleError
@@ -22,6 +24,7 @@ from rangekit.lower import steps
 from rangekit.lower.loops import (
     Body,
     chain,
+    exact,
     loops,
     name_of,
     parallel,
@@ -45,9 +48,9 @@ class Step:
         shown = []
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.default is MISSING:
+            if f.default is MISSING and f.name != "at":
                 shown.extend(map(repr, value) if isinstance(value, tuple) else [repr(value)])
-            elif value != f.default:
+            elif f.default is MISSING or value != f.default:
                 shown.append(f"{f.name}={value!r}")
         return f"rk.{type(self).__name__.lower()}({', '.join(shown)})"
 
@@ -86,12 +89,13 @@ class Upcast(Step):
         _size(self.size, "the size of an upcast")
 
     def apply(self, nest: Nest, target: Target) -> Nest:
-        return _each(nest, self.name, self._one)
+        return _each(nest, self.name, lambda loop: self._one(loop, nest.strict))
 
-    def _one(self, loop: Loop) -> Body:
+    def _one(self, loop: Loop, strict: bool) -> Body:
         outer, inner = steps.block(loop, self.size)
         inner = steps.in_lanes(inner, 1)
         if not parallel(loop):
+            _in_order(loop, strict)
             return steps.partial(replace(outer, body=(inner,)), inner)
         return (replace(outer, body=(steps.sunk(inner),)),)
 
@@ -162,7 +166,11 @@ class Group(Step):
         _size(self.parts, "the number of parts")
 
     def apply(self, nest: Nest, target: Target) -> Nest:
-        return _each(nest, self.name, lambda loop: steps.grouped(loop, self.parts))
+        def one(loop: Loop) -> Body:
+            _in_order(loop, nest.strict)
+            return steps.grouped(loop, self.parts)
+
+        return _each(nest, self.name, one)
 
 
 @dataclass(frozen=True, repr=False)
@@ -229,7 +237,7 @@ class Stage(Step):
     """What an iteration of ``at`` reads of an array, copied into a packed scratch array first."""
 
     array: str
-    at: str = ""
+    at: str
     layout: tuple[str, ...] | None = None
 
     def apply(self, nest: Nest, target: Target) -> Nest:
@@ -291,6 +299,14 @@ class Stream(Step):
         return replace(nest, body=marked(nest.body))
 
 
+def _in_order(loop: Loop, strict: bool) -> None:
+    if strict and not exact(loop):
+        raise ScheduleError(
+            f"{name_of(loop)} sums floats, and strict=True keeps their order",
+            help="split another range, or leave strict out",
+        )
+
+
 def _array(nest: Nest, name: str) -> UOp:
     made = [s.buffer for s in walk(nest.body) if isinstance(s, Scratch)]
     for b in (*nest.params, *made):
@@ -333,7 +349,46 @@ def _each(nest: Nest, name: str, fn: Callable[[Loop], Body], kinds: tuple[str, .
 
 _KINDS = {"thread": "on threads", "upcast": "in step", "vector": "a vector", "unroll": "unrolled"}
 
-Schedule = tuple[Step, ...]
+class Schedule(tuple[Step, ...]):
+    """Steps in order. ``repr`` is the Python that makes them; equal steps are equal schedules.
+
+    >>> s = Schedule((tile("i", 64), upcast("j", 8)))
+    >>> s
+    (rk.tile('i', 64), rk.upcast('j', 8))
+    >>> Schedule.from_json(s.to_json()) == s
+    True
+    """
+
+    def to_json(self) -> str:
+        """The schedule as JSON, with the version of its form."""
+        listed = [[type(s).__name__.lower(), {f.name: getattr(s, f.name) for f in fields(s)}] for s in self]
+        return json.dumps({"version": VERSION, "steps": listed})
+
+    @classmethod
+    def from_json(cls, text: str) -> Schedule:
+        """A schedule from its JSON: data only, no code. ``ScheduleError`` if it is not one of this version."""
+        try:
+            data: Any = json.loads(text)
+            version, listed = data["version"], data["steps"]
+            if version != VERSION:
+                raise ScheduleError(f"a schedule of version {version!r}", help=f"this rangekit reads version {VERSION}")
+            made = []
+            for name, values in listed:
+                made.append(_STEPS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
+        except (KeyError, TypeError, ValueError) as err:
+            if isinstance(err, ScheduleError):
+                raise
+            raise ScheduleError(f"not a schedule: {err!r}", help="load what Schedule.to_json gave") from None
+        return cls(made)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the JSON to a file."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Schedule:
+        """Read what ``save`` wrote."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
 
 def scheduled(nest: Nest, schedule: Sequence[Step], target: Target) -> Nest:
@@ -351,7 +406,7 @@ def scheduled(nest: Nest, schedule: Sequence[Step], target: Target) -> Nest:
 def applicable(nest: Nest, proposed: Sequence[Step], target: Target) -> tuple[Schedule, Nest]:
     """The steps of a proposal that can apply, and the nest after them."""
     if not proposed:
-        return (), nest
+        return Schedule(), nest
     nest = replace(nest, body=steps.perfected(nest.body))
     kept = []
     for step in proposed:
@@ -360,7 +415,7 @@ def applicable(nest: Nest, proposed: Sequence[Step], target: Target) -> tuple[Sc
         except ScheduleError:
             continue
         kept.append(step)
-    return tuple(kept), named(replace(nest, body=vectorised(nest.body, target)))
+    return Schedule(kept), named(replace(nest, body=vectorised(nest.body, target)))
 
 
 _STEPS: dict[str, type[Step]] = {
@@ -368,26 +423,57 @@ _STEPS: dict[str, type[Step]] = {
 }
 
 
-def to_json(schedule: Sequence[Step]) -> str:
-    """The schedule as JSON, with a version."""
-    listed = [[type(s).__name__.lower(), {f.name: getattr(s, f.name) for f in fields(s)}] for s in schedule]
-    return json.dumps({"version": VERSION, "steps": listed})
+def tile(name: str, size: int) -> Tile:
+    """Blocks of ``size`` iterations: ``name`` runs over blocks, ``name.t`` inside one.
+
+    >>> tile("i", 64)
+    rk.tile('i', 64)
+    """
+    return Tile(name, size)
 
 
-def from_json(text: str) -> Schedule:
-    """A schedule from its JSON: data only. ``ScheduleError`` if it is not one of this version."""
-    try:
-        data: Any = json.loads(text)
-        if data["version"] != VERSION:
-            raise ScheduleError(f"a schedule of version {data['version']}", help=f"this is version {VERSION}")
-        made = []
-        for name, values in data["steps"]:
-            given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            made.append(_STEPS[name](**given))
-        return tuple(made)
-    except (KeyError, TypeError, ValueError) as err:
-        raise ScheduleError(f"not a schedule: {err}", help="load what rk.Schedule.to_json wrote") from None
+def reorder(*names: str) -> Reorder:
+    """The named ranges in this order, outer to inner. A reduction's blocks may go outside the parallel ranges around it.
+
+    >>> reorder("j", "i")
+    rk.reorder('j', 'i')
+    """
+    return Reorder(names)
 
 
-__all__ = ["Group", "Prefetch", "Reorder", "Schedule", "Stage", "Step", "Stream", "Thread", "Tile", "Unroll", "Upcast",
-           "from_json", "scheduled", "span", "to_json"]  # fmt: skip
+def upcast(name: str, size: int) -> Upcast:
+    """Blocks of ``size`` iterations in step, in vector lanes or registers. A reduction keeps one result a lane."""
+    return Upcast(name, size)
+
+
+def unroll(name: str, size: int) -> Unroll:
+    """Blocks of ``size`` iterations written out; loops inside them run once for the whole block."""
+    return Unroll(name, size)
+
+
+def thread(name: str, grain: int = 1) -> Thread:
+    """Iterations over threads, handed out in chunks of ``grain``."""
+    return Thread(name, grain)
+
+
+def group(name: str, parts: int) -> Group:
+    """A reduction in at most ``parts`` parts, ``name.t`` inside one, combined in a fixed order."""
+    return Group(name, parts)
+
+
+def stage(array: str, at: str, layout: Sequence[str] | None = None) -> Stage:
+    """What one iteration of the range ``at`` reads of an array, packed into local memory first.
+
+    ``layout`` names the ranges that the packed array has axes for, outermost first.
+    """
+    return Stage(array, at, None if layout is None else tuple(layout))
+
+
+def prefetch(array: str) -> Prefetch:
+    """Ask for the lines of a result that a tile stores to, before the tile is computed."""
+    return Prefetch(array)
+
+
+def stream(array: str) -> Stream:
+    """Store a result past the caches."""
+    return Stream(array)

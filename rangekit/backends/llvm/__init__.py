@@ -14,6 +14,7 @@ from rangekit.backends.llvm import engine
 from rangekit.backends.llvm.render import render
 from rangekit.backends.native import pointer
 from rangekit.ir.nest import Nest, Print, walk
+from rangekit.ir.target import CPU
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)  # releases the GIL while the kernel runs
 _PRINTER = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)
@@ -29,6 +30,7 @@ class CpuDevice:
 
     name = "cpu"
     stages = ("llvm", "asm")
+    target = CPU
 
     def render(self, nest: Nest, stage: str) -> str:
         """The nest as LLVM IR, or as assembly of the host."""
