@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import rangekit as rk
-from rangekit.backends.llvm import engine, pool
+from rangekit.backends.llvm import engine, parallel, pool
 from rangekit.errors import ArgumentError
 
 ROOT = Path(__file__).parents[2]
@@ -153,7 +153,7 @@ def test_a_system_that_gives_no_more_threads_is_no_error() -> None:
     body = """
 import resource
 pages = int(open("/proc/self/statm").read().split()[0])
-most = pages * resource.getpagesize() + 3 * pool.STACK
+most = pages * resource.getpagesize() + 3 * parallel.STACK
 resource.setrlimit(resource.RLIMIT_AS, (most, most))  # stacks for one or two workers
 pool.set_num_threads(64)
 chunks, seen = visits(1000, 1, times=20)
@@ -274,14 +274,14 @@ def test_the_pool_of_another_system_does_the_same(cpu: str, futex: bool) -> None
         pytest.skip(f"not {cpu}")
     if futex and sys.platform != "linux":
         pytest.skip("futexes are Linux's")
-    number = next(iter(n for c, n in pool._FUTEX.items() if engine.triple().startswith(c)), None)
-    other = pool.Pool(pool.source(True, cpu, number if futex else None))
+    number = next(iter(n for c, n in parallel.FUTEX.items() if engine.triple().startswith(c)), None)
+    other = pool.Pool(parallel.source(True, cpu, number if futex else None))
     other.use(3)
     run_with(other)
 
 
 def test_without_threads_the_caller_does_it_all() -> None:
-    other = pool.Pool(pool.source(False, "x86_64", None))
+    other = pool.Pool(parallel.source(False, "x86_64", None))
     other.use(3)
     assert run_with(other) == 1
 
