@@ -87,7 +87,7 @@ class Kernel(native.Callable):  # type: ignore[misc]
         >>> print(double.lower(np.ones(8, np.float32)))
         for i in 0..2:
             for i.t in 0..4:
-                out[i.t + i * 4] = x[i.t + i * 4] * 2.0
+                out[i * 4 + i.t] = x[i * 4 + i.t] * 2.0
         <BLANKLINE>
         """
         options = replace(self.options, schedules=(*self.options.schedules, (kernel, steps)))

@@ -183,6 +183,8 @@ def _arg_key(node: UOp) -> Any:
     arg = node.arg
     if node.op in (Op.RANGE, Op.BUFFER):
         return arg.uid
+    if node.op is Op.VAR:  # by name: blocks (i) before what is inside one (i.t)
+        return str(arg[-1]), str(arg[0]), arg[1:-1]
     if node.op is Op.CONST and node.dtype.kind in "biux":
         return arg
     return repr(arg)

@@ -10,27 +10,41 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
+from threading import local as local_to_thread
 from weakref import WeakKeyDictionary
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine, total
-from rangekit.ir.nest import Guard, Let, Loop, Prefetch, Print, Scratch, Stmt, Store, operands, walk
+from rangekit.ir.nest import Guard, Let, Loop, Nest, Prefetch, Print, Scratch, Stmt, Store, operands, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.uop import UOp, alu, idx
 
 Body = tuple[Stmt, ...]
-_FRESH = count(1_000_000)  # past those of linearize; names are what is printed
+class _Numbers(local_to_thread):
+    """What tells variables apart; names are what is printed. Each thread counts for the nest it works on."""
+
+    def __init__(self) -> None:
+        self.next = count(1)
+
+
+_NUMBERS = _Numbers()
+
+
+def fresh_after(nest: Nest) -> None:
+    """Number new variables after those of a nest: the same nest and steps give the same text, every time."""
+    used = [s.var.arg[1] for s in walk(nest.body) if isinstance(s, (Loop, Let))]
+    _NUMBERS.next = count(1 + max((n for n in used if isinstance(n, int)), default=0))
 
 
 def variable(name: str) -> UOp:
     """A new loop variable."""
-    return UOp(Op.VAR, dt.index, (), ("range", next(_FRESH), name))
+    return UOp(Op.VAR, dt.index, (), ("range", next(_NUMBERS.next), name))
 
 
 def local(name: str, dtype: dt.DType) -> UOp:
     """A new name for a value."""
-    return UOp(Op.VAR, dtype, (), ("let", next(_FRESH), name))
+    return UOp(Op.VAR, dtype, (), ("let", next(_NUMBERS.next), name))
 
 
 def name_of(loop: Loop) -> str:

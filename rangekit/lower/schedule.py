@@ -25,6 +25,7 @@ from rangekit.lower.loops import (
     Body,
     chain,
     exact,
+    fresh_after,
     loops,
     name_of,
     parallel,
@@ -395,6 +396,7 @@ def scheduled(nest: Nest, schedule: Sequence[Step], target: Target) -> Nest:
     """The nest after every step, and its lanes made vectors where that pays. Without steps, the nest itself."""
     if not schedule:
         return nest
+    fresh_after(nest)
     nest = replace(nest, body=steps.perfected(nest.body))
     for step in schedule:
         if not isinstance(step, Step):
@@ -407,6 +409,7 @@ def applicable(nest: Nest, proposed: Sequence[Step], target: Target) -> tuple[Sc
     """The steps of a proposal that can apply, and the nest after them."""
     if not proposed:
         return Schedule(), nest
+    fresh_after(nest)
     nest = replace(nest, body=steps.perfected(nest.body))
     kept = []
     for step in proposed:

@@ -74,22 +74,25 @@ def test_the_text_reads_like_the_nest_and_a_shared_load_is_one_load() -> None:
         == """\
 ; k
 
-define internal void @body(ptr %arg0, ptr noalias %arg1, ptr %fault) alwaysinline {
+define internal void @body(ptr %arg0, ptr noalias %arg1, ptr %fault) #0 {
 entry:
-  %zero = alloca i64
-  store i64 0, ptr %zero
+  %zero = alloca [64 x i8], align 64
+  store [64 x i8] zeroinitializer, ptr %zero
+  %i.slot.0 = alloca i64
+  store i64 0, ptr %i.slot.0
   br label %i.head.0
 i.head.0:
-  %i.0 = phi i64 [ 0, %entry ], [ %i.next.0, %i.body.0 ]
+  %i.0 = load i64, ptr %i.slot.0
   %i.more.0 = icmp slt i64 %i.0, 4
   br i1 %i.more.0, label %i.body.0, label %i.end.0
 i.body.0:
-  %p.0 = getelementptr float, ptr %arg0, i64 %i.0
-  %x.0 = load float, ptr %p.0, align 4
+  %p.0 = getelementptr float, ptr %arg1, i64 %i.0
+  %p.1 = getelementptr float, ptr %arg0, i64 %i.0
+  %x.0 = load float, ptr %p.1, align 4
   %v.0 = fadd float %x.0, %x.0
-  %p.1 = getelementptr float, ptr %arg1, i64 %i.0
-  store float %v.0, ptr %p.1, align 4
+  store float %v.0, ptr %p.0, align 4
   %i.next.0 = add nsw i64 %i.0, 1
+  store i64 %i.next.0, ptr %i.slot.0
   br label %i.head.0
 i.end.0:
   ret void
@@ -104,6 +107,11 @@ entry:
   call void @body(ptr %p0, ptr %p1, ptr %fault)
   ret void
 }
+
+attributes #0 = { nounwind "prefer-vector-width"="256" "frame-pointer"="none" }
+
+!0 = !{!"branch_weights", i32 1048575, i32 1}
+!1 = !{i32 1}
 """
     )
 
