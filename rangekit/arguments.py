@@ -124,7 +124,7 @@ def array_slot(name: str, array: Array) -> tuple[Slot, Array]:
     if flags.c_contiguous and flags.aligned:
         return Slot("array", dtype, array.shape, None), array
     if not flags.aligned or any(s % dtype.itemsize for s in array.strides):
-        return Slot("array", dtype, array.shape, None), np.ascontiguousarray(array)
+        return Slot("array", dtype, array.shape, None), array.copy()
     return Slot("array", dtype, array.shape, tuple(s // dtype.itemsize for s in array.strides)), array
 
 

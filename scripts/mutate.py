@@ -37,8 +37,8 @@ MUTATIONS = (
     ("simplify: a comparison drops its constant", "ir/logic.py", "def _less(terms: dict[UOp, int], n: int, known: Known) -> UOp:", "def _less(terms: dict[UOp, int], n: int, known: Known) -> UOp:\n    n = n + 1"),
     ("movement: a flip is off by one", "lower/rangeify.py", "_plus(_times(i, -1), s - 1) if a in n.arg", "_plus(_times(i, -1), s - 2) if a in n.arg and s > 1"),
     ("split: an overwritten array is read without a copy", "lower/split.py", "late += [write] if base in _reads(write) and not _pointwise(write) else []", "late += []"),
-    ("cache key: the signature ignores strides", "kernel.py", "self.key: Hashable = (tuple(self.slots), tuple(fixed))", "self.key: Hashable = (tuple((s.kind, s.dtype, s.shape) for s in self.slots), tuple(fixed))"),
-    ("cache key: the signature ignores dtypes", "kernel.py", "self.key: Hashable = (tuple(self.slots), tuple(fixed))", "self.key: Hashable = (tuple((s.kind, s.shape, s.strides) for s in self.slots), tuple(fixed))"),
+    ("cache key: the signature ignores strides", "calls.py", "self.key: Hashable = (tuple(self.slots), tuple(fixed))", "self.key: Hashable = (tuple((s.kind, s.dtype, s.shape) for s in self.slots), tuple(fixed))"),
+    ("cache key: the signature ignores dtypes", "calls.py", "self.key: Hashable = (tuple(self.slots), tuple(fixed))", "self.key: Hashable = (tuple((s.kind, s.shape, s.strides) for s in self.slots), tuple(fixed))"),
     ("ops: floor division rounds towards zero", "backends/llvm/scalar.py", "other_sign = e.make(f\"icmp slt {kind} {e.make(f'xor {kind} {rest}, {safe}')}, 0\")", "other_sign = 'false'"),
 )  # fmt: skip
 

@@ -523,6 +523,40 @@ def test_a_replaced_call_method_is_what_python_calls_find(monkeypatch: pytest.Mo
     assert k(x[:3]) == "replaced"
 
 
+def test_strided_arrays_that_share_memory_with_a_written_one_are_copied_as_they_lie() -> None:
+    base = floats(6, 5)
+    want = base.copy()
+    want[:, 1] = base[::-1, 2] + 1
+    k = rk.kernel(swap)
+    for _ in range(4):
+        room = base.copy()
+        k(room[:, 1], room[::-1, 2])
+        np.testing.assert_array_equal(room, want)
+    room = floats(6)
+    spread = np.lib.stride_tricks.as_strided(room[3:], (6,), (0,))
+    k(room, spread)
+    np.testing.assert_array_equal(room, np.full(6, 4))
+
+
+@pytest.mark.parametrize("kind", [lambda x: np.repeat(x, 2)[::2], lambda x: x[::-1].copy()[::-1], _misaligned])
+def test_captured_arrays_may_lie_as_they_like(kind: Callable[[Array], Array]) -> None:
+    x, w = floats(8), kind(floats(8) * 10)
+    captured = rk.asarray(w)
+    reads = rk.kernel(lambda x: x + captured)
+
+    def write(x: Any) -> Any:
+        i = rk.Range(8)
+        return rk.assign(captured[i], captured[i] + x[i])
+
+    writes = rk.kernel(write)
+    for n in range(4):
+        np.testing.assert_array_equal(reads(x), x * (11 + n))
+        np.testing.assert_array_equal(writes(x), x * (11 + n))
+        np.testing.assert_array_equal(w, x * (11 + n))
+    writes(w)
+    np.testing.assert_array_equal(w, x * 28)
+
+
 class Foreign:
     """An array of another library, as DLPack shows it."""
 
