@@ -49,7 +49,7 @@ def test_attention_is_one_kernel_without_a_score_matrix() -> None:
     assert len(low.kernels) == 1
     assert largest(low) in {"q", "k", "v", "out"}
     scratch = [b.size for b in low.kernels[0].buffers if b.memory != "global"]
-    assert max(scratch) == 19
+    assert max(scratch) < 37 * 37  # tiles, no scores of all pairs
 
 
 def test_attention_never_looks_ahead() -> None:

@@ -48,7 +48,7 @@ def test_the_demo_prints_its_nests_and_writes_a_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "all 597 labels equal those of float64 NumPy" in done.stdout
     assert re.search(r"accuracy 9\d\.\d\d%", done.stdout)
-    assert "out[i] = labels[" in done.stdout
+    assert "] = labels[" in done.stdout
     assert "floating-point operations" in done.stdout
     assert "causal attention (1, 4, 256, 64): largest error" in done.stdout
     html = (tmp_path / "rangekit-demo.html").read_text(encoding="utf-8")
