@@ -14,6 +14,7 @@ import numpy as np
 
 from rangekit import arguments
 from rangekit.backends import native
+from rangekit.backends.memory import SMALL
 from rangekit.calls import Call
 from rangekit.ir.nest import Loop, Nest, walk
 from rangekit.ir.ops import Op
@@ -27,7 +28,6 @@ from rangekit.traced import Traced
 AFTER = 2  # calls through Python before a signature gets a record
 CHAIN = 8  # records that a kernel's entry looks through; the one made last is first
 LONG = 100_000  # operations and bytes from which other threads may run during a launch
-LARGE = 64 << 10  # bytes of a result from which the device's allocator is asked, not NumPy's
 _PLAIN = frozenset({np.ndarray, int, float})
 
 
@@ -137,7 +137,7 @@ def _record(made: Traced, call: Call, given: int) -> Any:
 
 def _made(entry: Any, program: Program, b: UOp) -> Any:
     dtype = b.dtype.numpy
-    large = dtype.itemsize * functools.reduce(int.__mul__, b.shape, 1) >= LARGE
+    large = dtype.itemsize * functools.reduce(int.__mul__, b.shape, 1) >= SMALL
     make = functools.partial(program.device.empty, b.shape, dtype) if large else None
     return entry.Value(entry.ARRAY, dtype, b.shape, written=True, make=make)
 

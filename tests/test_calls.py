@@ -435,7 +435,7 @@ def test_nothing_leaks_and_nothing_is_dropped() -> None:
     k = warm(rk.kernel(lambda x, y, s: (x + y) * s), x, y, scale)
     pair = warm(rk.kernel(lambda x, y: (x + y, x)), x, y)
     bad = warm(rk.kernel(take), x, np.array([0, 1]))
-    big = np.zeros(1 << 15, np.float32)
+    big = np.zeros(1 << 17, np.float32)
     large = warm(rk.kernel(double), big)
     watched = (x, y, out, scale, x.dtype, np.dtype(np.float32), at, big, k, None, "out", k.fn, rk.BoundsError)
 
