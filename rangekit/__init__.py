@@ -197,7 +197,6 @@ f16, bf16, f32, f64 = float16, bfloat16, float32, float64
 i8, i16, i32, i64 = int8, int16, int32, int64
 u8, u16, u32, u64 = uint8, uint16, uint32, uint64
 pi, e, inf, nan, newaxis = _math.pi, _math.e, _math.inf, _math.nan, None
-from rangekit.tile import tile
 
 __all__ = [
     "ArgumentError",

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp
 from rangekit.source import Position
 
@@ -34,9 +36,9 @@ class Loop:
 
     ``kind`` says how, never what: "loop" one after another; "unroll" the body written ``width`` times; "upcast" the
     iterations in step, statement by statement, values in registers of their own; "vector" the same, in the lanes of
-    vectors; "thread" in chunks of ``width`` over threads, in any order; "tree" partial
-    results combined by halves (the stores of its body are one reducer's, their operands the parts). For "upcast" and "vector" ``lo`` is 0 and
-    ``hi`` at most ``width``, a constant.
+    vectors; "thread" in chunks of ``width`` over threads, in any order; "tree" partial results combined by halves (the
+    stores of its body are one reducer's, their operands the parts). For "upcast" and "vector" ``lo`` is 0 and ``hi``
+    at most ``width``, a constant.
     """
 
     var: UOp
@@ -169,3 +171,16 @@ def operands(stmt: Stmt) -> tuple[UOp, ...]:
     if isinstance(stmt, Print):
         return (*stmt.indices, stmt.value, stmt.when)
     return ()
+
+
+def variables(n: UOp) -> frozenset[UOp]:
+    """The variables of an expression."""
+    found = _VARIABLES.get(n)
+    if found is None:
+        found = frozenset((n,)) if n.op is Op.VAR else frozenset().union(*map(variables, n.src)) if n.src else _NONE
+        _VARIABLES[n] = found
+    return found
+
+
+_NONE: frozenset[UOp] = frozenset()
+_VARIABLES: WeakKeyDictionary[UOp, frozenset[UOp]] = WeakKeyDictionary()

@@ -125,8 +125,9 @@ def _indexed(buffer: UOp, index: tuple[UOp, ...], depth: int = 0) -> Iterator[To
 def _statement(s: Stmt, indent: int) -> Iterator[list[Token]]:
     pad: Token = ("", "    " * indent)
     if isinstance(s, Loop):
-        yield [pad, ("key", "for " if s.kind == "loop" else f"{s.kind} "), *_expr(s.var, 0, 0), ("key", " in "), *_expr(s.lo, 8, 0), ("", ".."),
-               *_expr(s.hi, 8, 0), ("", ":")]  # fmt: skip
+        word: Token = ("key", "for " if s.kind == "loop" else f"{s.kind} ")
+        bounds = [*_expr(s.lo, 8, 0), ("", ".."), *_expr(s.hi, 8, 0)]
+        yield [pad, word, *_expr(s.var, 0, 0), ("key", " in "), *bounds, ("", ":")]
         body = [s for s in s.body if not isinstance(s, Scratch) or s.buffer.shape]
         for inner in body:
             yield from _statement(inner, indent + 1)

@@ -15,7 +15,7 @@ from rangekit.ir.nest import Loop, Nest, Scratch, Store, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
-from rangekit.lower.loops import carried, chain, exact, loops, name_of, parallel, single, span, variables
+from rangekit.lower.loops import carried, chain, exact, loops, name_of, parallel, single, span
 from rangekit.lower.model import Lanes, Row, cycles, reuse, rows
 from rangekit.lower.schedule import (
     Group,
@@ -99,10 +99,10 @@ class _Region:
             return steps
         return [*self._in_step(best), *self._packed(best), *self._threads(best), *self._streams(best)]
 
-    # ---- lanes ---------------------------------------------------------------------------------------------------------
+    # ---- lanes -------------------------------------------------------------------------------------------------------
 
     def _choices(self) -> Iterator[Choice]:
-        """The choices of lanes worth pricing: first which loop is the vector's, then its block and what runs beside it."""
+        """The choices of lanes worth pricing: which loop is the vector's, then its block and what runs beside it."""
         yield Choice(cycles(self.listed, Lanes(), self.target), Lanes())
         outer = [a for a in self.chain if (span(a) or 64) > 1]
         jammed = tuple(a.var for a in self.inside if not parallel(a) and any(isinstance(s, Loop) for s in a.body)
@@ -150,8 +150,13 @@ class _Region:
         scattered = any(r.kind == "store" and r.strides is not None and r.strides.get(lanes.vector, 1) not in (0, 1)
                         for r in self.listed if lanes.vector is not None)  # fmt: skip
         # A tail is code, too, and lines stored to in part are read and written again and again.
-        return Choice(cycles(self.listed, lanes, self.target) * (1 + 0.03 * tails) * (1.15 if scattered else 1)
-                      * self._crowded(lanes), lanes)
+        return Choice(
+            cycles(self.listed, lanes, self.target)
+            * (1 + 0.03 * tails)
+            * (1.15 if scattered else 1)
+            * self._crowded(lanes),
+            lanes,
+        )
 
     def _inner(self, lanes: Lanes) -> Choice:
         """Vectors along the loops inside the body, the best for each."""
@@ -220,7 +225,7 @@ class _Region:
                     names.append(row.buffer.arg.name)
         return [Stage(name, self.handle[lanes.vector]) for name in dict.fromkeys(names)]
 
-    # ---- blocks --------------------------------------------------------------------------------------------------------
+    # ---- blocks ------------------------------------------------------------------------------------------------------
 
     def _blocked(self, choice: Choice) -> list[Step] | None:
         """Blocks for the caches, where one reduction reads its operands again and again; None where it does not.
@@ -276,10 +281,12 @@ class _Region:
             steps.append(Thread(self.handle[many[0].var] if many else name_u) if many or blocks > 1
                          else Thread(name_v) if rows_v > wide else Thread(f"{name_v}.t"))  # fmt: skip
         for listed, at in ((by_u, name_u), (by_v, name_k if split else name_v)):
-            steps += [Stage(name, at) for name in dict.fromkeys(r.buffer.arg.name for r in listed if r.buffer is not None)]
+            steps += [
+                Stage(name, at) for name in dict.fromkeys(r.buffer.arg.name for r in listed if r.buffer is not None)
+            ]
         return steps
 
-    # ---- threads -------------------------------------------------------------------------------------------------------
+    # ---- threads -----------------------------------------------------------------------------------------------------
 
     def _threads(self, choice: Choice) -> list[Step]:
         """The outermost loop with work for all, its iterations in chunks worth handing out."""
@@ -309,7 +316,7 @@ class _Region:
         return [*steps, Thread(self.handle[loop.var], grain)]
 
     def _crossed(self, choice: Choice) -> tuple[Loop, Loop] | None:
-        """The vector's loop and one beside it along which something is read contiguously that is strided for vectors."""
+        """The vector's loop and one beside it along which something lies contiguously that is strided for vectors."""
         v = choice.lanes.vector
         if v is None or self.inside:
             return None
@@ -322,7 +329,11 @@ class _Region:
 
     def _reduction(self) -> list[Step]:
         """A reduction over everything: in parts, on threads, each along vectors."""
-        if any(s.update is None for s in carried(self.loop)) or self._ordered(self.loop) or self.loop.hi.op is not Op.CONST:
+        if (
+            any(s.update is None for s in carried(self.loop))
+            or self._ordered(self.loop)
+            or self.loop.hi.op is not Op.CONST
+        ):
             return []
         cost = cycles(self.listed, Lanes(), self.target)
         steps: list[Step] = []
@@ -350,9 +361,13 @@ class _Region:
             b = row.buffer
             assert b is not None and row.strides is not None
             size = math.prod(b.shape) * b.dtype.itemsize
-            if size >= self.target.l3_bytes and b not in loaded and any(row.strides.get(v) == 1 for v in along if v is not None):
-                if not any(a for a in self.inside if not parallel(a) and a.var in {p.var for p in row.path}):
-                    steps.append(Stream(b.arg.name))
+            if (
+                size >= self.target.l3_bytes
+                and b not in loaded
+                and any(row.strides.get(v) == 1 for v in along if v is not None)
+                and not any(not parallel(a) and any(p.var is a.var for p in row.path) for a in self.inside)
+            ):
+                steps.append(Stream(b.arg.name))
         return list(dict.fromkeys(steps))
 
 

@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from threading import local as local_to_thread
-from weakref import WeakKeyDictionary
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine, total
-from rangekit.ir.nest import Guard, Let, Loop, Nest, Prefetch, Print, Scratch, Stmt, Store, operands, walk
+from rangekit.ir.nest import Guard, Let, Loop, Nest, Prefetch, Print, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.uop import UOp, alu, idx
 
 Body = tuple[Stmt, ...]
+
+
 class _Numbers(local_to_thread):
     """What tells variables apart; names are what is printed. Each thread counts for the nest it works on."""
 
@@ -51,19 +52,6 @@ def name_of(loop: Loop) -> str:
     """What schedules call it."""
     name: str = loop.var.arg[-1]
     return name
-
-
-def variables(n: UOp) -> frozenset[UOp]:
-    """The variables of an expression."""
-    found = _VARIABLES.get(n)
-    if found is None:
-        found = frozenset((n,)) if n.op is Op.VAR else frozenset().union(*map(variables, n.src)) if n.src else _NONE
-        _VARIABLES[n] = found
-    return found
-
-
-_NONE: frozenset[UOp] = frozenset()
-_VARIABLES: WeakKeyDictionary[UOp, frozenset[UOp]] = WeakKeyDictionary()
 
 
 def used(stmts: Iterable[Stmt]) -> frozenset[UOp]:

@@ -38,7 +38,8 @@ UNKNOWN = 64  # iterations of a loop whose length depends on data
 @dataclass(frozen=True, eq=False)
 class Row:
     """One operation, load or store of a statement. ``strides``: elements its address moves per iteration of a variable;
-    a variable in ``deps`` but not in ``strides`` moves it anywhere."""
+    a variable in ``deps`` but not in ``strides`` moves it anywhere.
+    """
 
     kind: str  # "op", "load", "store" or "update"
     price: float
@@ -235,7 +236,8 @@ def _access(row: Row, lanes: Lanes, width: int) -> float:
 
 def reuse(row: Row, lanes: Lanes, limit: int = 1 << 19) -> float:
     """How often a load reads the same elements: the iterations of loops around it that do not move it, those inside the
-    vector's loop. Packed once for all of them, it is contiguous; if that takes no more than ``limit`` bytes."""
+    vector's loop. Packed once for all of them, it is contiguous; if that takes no more than ``limit`` bytes.
+    """
     if row.strides is None or row.buffer is None or lanes.vector not in row.strides:
         return 1.0
     inner, times, size = False, 1.0, float(lanes.block * row.buffer.dtype.itemsize)

@@ -23,8 +23,8 @@ from rangekit.lower.default import default
 from rangekit.lower.fuse import fuse
 from rangekit.lower.legalize import legalize
 from rangekit.lower.linearize import linearize
-from rangekit.lower.recall import recall
 from rangekit.lower.rangeify import rangeify
+from rangekit.lower.recall import recall
 from rangekit.lower.schedule import Schedule, Step, applicable, scheduled
 from rangekit.lower.split import split
 from rangekit.source import Position
@@ -97,7 +97,9 @@ def _schedule(sink: UOp, options: Options, record: Record) -> UOp:
     """Each nest under the steps given for it, or else those that the cost model chooses."""
     for name, _ in options.schedules:
         if name is not None and name not in {nest.name for nest in record.nests}:
-            raise ScheduleError(f"there is no kernel {name!r}", help="one of " + ", ".join(n.name for n in record.nests))
+            raise ScheduleError(
+                f"there is no kernel {name!r}", help="one of " + ", ".join(n.name for n in record.nests)
+            )
     record.plain += record.nests
     for place, nest in enumerate(record.plain):
         if options.target.vector_bytes:
@@ -147,7 +149,9 @@ def lower(sink: UOp, options: Options, positions: Mapping[UOp, Position]) -> Low
         sink = step.run(sink, options, record)
         seconds[step.name] = time.perf_counter() - start
         stages[step.name] = sink
-    return Lowered(tuple(record.nests), tuple(record.outputs), stages, seconds, tuple(record.reasons), tuple(record.plain))
+    return Lowered(
+        tuple(record.nests), tuple(record.outputs), stages, seconds, tuple(record.reasons), tuple(record.plain)
+    )
 
 
 def wanted(results: tuple[UOp, ...], effects: tuple[UOp, ...]) -> UOp:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.nest import Let, Loop, Nest, Scratch, Stmt, Store, operands, walk
+from rangekit.ir.nest import Let, Loop, Nest, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import MATH, Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, new_buffer
-from rangekit.lower.loops import Body, local, mapped, span, substitution, variables
+from rangekit.lower.loops import Body, local, mapped, span, substitution
 
 LEAST = 16  # iterations: shorter loops are not worth a row
 _AT, _INNER = (UOp(Op.VAR, dt.index, (), ("axis", name)) for name in ("at", "inner"))
@@ -62,9 +62,14 @@ def _candidates(loop: Loop) -> Iterator[_Found]:
     canonical = substitution({loop.var: _AT})
     for s in loop.body:
         for root in operands(s) if not isinstance(s, Loop) else ():
-            for n in _nodes(root):
-                if n.op in MATH and n.op is not Op.SQRT and loop.var in variables(n) and not variables(n) & inside:
-                    yield _Found(canonical(n), n, ())
+            for node in _nodes(root):
+                if (
+                    node.op in MATH
+                    and node.op is not Op.SQRT
+                    and loop.var in variables(node)
+                    and not variables(node) & inside
+                ):
+                    yield _Found(canonical(node), node, ())
 
 
 def _reduction(loop: Loop, group: tuple[Stmt, ...]) -> _Found | None:

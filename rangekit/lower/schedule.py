@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from rangekit.errors import ScheduleError
-from rangekit.ir.nest import Loop, Nest, Scratch, Store, walk
+from rangekit.ir.nest import Loop, Nest, Scratch, Store, variables, walk
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
 from rangekit.lower import steps
 from rangekit.lower.loops import (
     Body,
+    carried,
     chain,
     exact,
     fresh_after,
@@ -31,8 +32,6 @@ from rangekit.lower.loops import (
     parallel,
     rewritten,
     single,
-    span,
-    variables,
     wrapped,
 )
 from rangekit.lower.tidy import named
@@ -46,7 +45,7 @@ class Step:
     """One change of a nest's loops."""
 
     def __repr__(self) -> str:
-        shown = []
+        shown: list[str] = []
         for f in fields(self):
             value = getattr(self, f.name)
             if f.default is MISSING and f.name != "at":
@@ -145,7 +144,9 @@ class Thread(Step):
 
         def one(loop: Loop) -> Body:
             if loop.var in inside or any(inner.kind == "thread" for inner in loops(loop.body)):
-                raise ScheduleError(f"{self.name} cannot run on threads: it is inside lanes or threads, or around threads")
+                raise ScheduleError(
+                    f"{self.name} cannot run on threads: it is inside lanes or threads, or around threads"
+                )
             if not parallel(loop):
                 raise ScheduleError(
                     f"{self.name} cannot run on threads: it is a reduction",
@@ -225,10 +226,12 @@ class Reorder(Step):
             below = {b.var for b in new[place:]}
             bad = (variables(a.lo) | variables(a.hi)) & below
             if bad:
-                raise ScheduleError(f"{name_of(a)} cannot go outside {next(iter(bad)).arg[-1]}: its length depends on it")
+                raise ScheduleError(
+                    f"{name_of(a)} cannot go outside {next(iter(bad)).arg[-1]}: its length depends on it"
+                )
         moved = [a for a, b in zip(new, nested, strict=True) if a is not b]
         serial = [a for a in moved if not parallel(replace(a, body=nested[-1].body))]
-        if len(serial) > 1 and any(s.update is None for a in serial for s in steps.carried(replace(a, body=nested[-1].body))):
+        if len(serial) > 1 and any(s.update is None for a in serial for s in carried(replace(a, body=nested[-1].body))):
             raise ScheduleError(f"{name_of(serial[0])} cannot be reordered: it carries a value")
         return wrapped(new, nested[-1].body)
 
@@ -264,11 +267,12 @@ class Prefetch(Step):
 
         def one(loop: Loop) -> Body | None:
             nonlocal found
-            if loop.kind != "loop" and not any(isinstance(s, Loop) and s.kind in ("upcast", "vector") for s in loop.body):
-                if any(isinstance(s, Store) and s.buffer is buffer for s in loop.body):
-                    found = True
-                    return (steps.prefetched(loop, buffer),)
-            return None
+            stores = any(isinstance(s, Store) and s.buffer is buffer for s in loop.body)
+            innermost = not any(isinstance(s, Loop) and s.kind in ("upcast", "vector") for s in loop.body)
+            if loop.kind == "loop" or not (stores and innermost):
+                return None
+            found = True
+            return (steps.prefetched(loop, buffer),)
 
         body = rewritten(nest.body, one)
         if not found:
@@ -349,6 +353,7 @@ def _each(nest: Nest, name: str, fn: Callable[[Loop], Body], kinds: tuple[str, .
 
 
 _KINDS = {"thread": "on threads", "upcast": "in step", "vector": "a vector", "unroll": "unrolled"}
+
 
 class Schedule(tuple[Step, ...]):
     """Steps in order. ``repr`` is the Python that makes them; equal steps are equal schedules.
@@ -436,7 +441,7 @@ def tile(name: str, size: int) -> Tile:
 
 
 def reorder(*names: str) -> Reorder:
-    """The named ranges in this order, outer to inner. A reduction's blocks may go outside the parallel ranges around it.
+    """The named ranges in this order, outer to inner. Blocks of a reduction may go outside.
 
     >>> reorder("j", "i")
     rk.reorder('j', 'i')

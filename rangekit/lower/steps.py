@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from rangekit.errors import ScheduleError
 from rangekit.ir import dtype as dt
-from rangekit.ir.nest import Let, Loop, Prefetch, Scratch, Stmt, Store, operands, walk
+from rangekit.ir.nest import Let, Loop, Prefetch, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.uop import UOp, alu, const, idx, new_buffer
@@ -32,13 +32,14 @@ from rangekit.lower.loops import (
     times,
     used,
     variable,
-    variables,
     wrapped,
 )
 
+
 def perfected(body: Body) -> Body:
-    """Values computed between two parallel loops moved into the inner one where that has reductions inside: so that both
-    can be tiled together. What a value costs is little against the reduction."""
+    """Values computed between two parallel loops moved into the inner one where that has reductions inside: so that
+    both can be tiled together. What a value costs is little against the reduction.
+    """
     out: list[Stmt] = []
     for s in body:
         if isinstance(s, Loop):
@@ -210,8 +211,8 @@ def _merge(
     if all(v.op is Op.WHERE and v.src[0] is combined[0].src[0] for v in combined):
         (keep,) = named((combined[0].src[0],), "keep")
         combined = tuple(v.replace(src=(keep, *v.src[1:])) for v in combined)
-    new = named(combined, "new")
-    out.extend(Store(b, at, v, reducer, o) for b, v, o in zip(buffers, new, other, strict=True))
+    results = named(combined, "new")
+    out.extend(Store(b, at, v, reducer, o) for b, v, o in zip(buffers, results, other, strict=True))
     return tuple(out)
 
 
@@ -231,7 +232,9 @@ def grouped(loop: Loop, blocks: int) -> Body:
     if n is None or loop.hi.op is not Op.CONST or loop.lo.op is not Op.CONST:
         raise ScheduleError(f"{name_of(loop)} cannot be grouped: its length is not a constant")
     if not groups:
-        raise ScheduleError(f"{name_of(loop)} is no reduction", help=f"rk.tile({name_of(loop)!r}, n) makes blocks of it")
+        raise ScheduleError(
+            f"{name_of(loop)} is no reduction", help=f"rk.tile({name_of(loop)!r}, n) makes blocks of it"
+        )
     outer = tile(loop, max(1, -(-n // blocks)))
     count = span(outer)
     assert count is not None
@@ -265,7 +268,7 @@ def grouped(loop: Loop, blocks: int) -> Body:
     return (*before, replace(outer, body=(*start, *body, *end)), *after)
 
 
-# ---- a reduction's blocks outside the loops around it ------------------------------------------------------------------
+# ---- a reduction's blocks outside the loops around it ----------------------------------------------------------------
 
 
 def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
@@ -307,7 +310,9 @@ def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
             zero = s.value.op is Op.CONST and s.value.arg == 0 and math.copysign(1, s.value.arg) > 0
             inside.append(replace(s, value=read if zero else alu(Op.WHERE, first, s.value, read)))
         elif isinstance(s, Store):
-            raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}: {s.buffer.arg.name} is written")
+            raise ScheduleError(
+                f"{name_of(loop)} cannot go outside {name_of(around[0])}: {s.buffer.arg.name} is written"
+            )
         else:
             inside.append(s)
     inside += loop.body
@@ -341,7 +346,7 @@ def _only_when(condition: UOp, stmts: Body) -> Body:
     return tuple(out)
 
 
-# ---- stage -------------------------------------------------------------------------------------------------------------
+# ---- stage -----------------------------------------------------------------------------------------------------------
 
 
 def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool) -> Loop:
@@ -352,7 +357,9 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
     """
     reads = list(dict.fromkeys(n for s in walk(loop.body) for o in operands(s) for n in _indexed(o, buffer)))
     if not reads:
-        raise ScheduleError(f"{name_of(loop)} does not read {buffer.arg.name}", help="stage it at a loop around its use")
+        raise ScheduleError(
+            f"{name_of(loop)} does not read {buffer.arg.name}", help="stage it at a loop around its use"
+        )
     if buffer in {s.buffer for s in walk(loop.body) if isinstance(s, Store)}:
         raise ScheduleError(f"{buffer.arg.name} cannot be staged: it is written there")
     inner = {s.var: s for s in walk(loop.body) if isinstance(s, Loop)}

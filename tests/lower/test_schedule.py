@@ -38,21 +38,26 @@ def text(kernel: Any, *args: Any) -> str:
     return str(kernel.lower(*args))
 
 
-# ---- what the steps make -----------------------------------------------------------------------------------------------
+# ---- what the steps make ---------------------------------------------------------------------------------------------
 
 
 def test_a_tile_is_blocks_and_what_is_inside_one() -> None:
     double = rk.kernel(lambda x: x * 2).schedule(rk.tile("i", 4))
-    assert text(double, np.ones(10, np.float32)) == """\
+    assert (
+        text(double, np.ones(10, np.float32))
+        == """\
 for i in 0..3:
     for i.t in 0..min(4, i * (-4) + 10):
         out[i * 4 + i.t] = x[i * 4 + i.t] * 2.0
 """
+    )
 
 
 def test_a_product_in_registers() -> None:
     k = product.schedule(rk.upcast("i", 6), rk.upcast("j", 16), rk.unroll("k", 4))
-    assert text(k, np.ones((12, 8), np.float32), np.ones((8, 32), np.float32)) == """\
+    assert (
+        text(k, np.ones((12, 8), np.float32), np.ones((8, 32), np.float32))
+        == """\
 for i in 0..2:
     for j in 0..2:
         vector j.t in 0..16:
@@ -63,11 +68,14 @@ for i in 0..2:
                         acc += a[i * 6 + i.t, k * 4 + k.t] * b[k * 4 + k.t, j * 16 + j.t]
                 out[i * 6 + i.t, j * 16 + j.t] = acc
 """
+    )
 
 
 def test_a_reduction_along_vectors_keeps_a_result_a_lane() -> None:
     total = rk.kernel(lambda x: rk.sum(x)).schedule(rk.upcast("i", 8))
-    assert text(total, np.ones(24, np.float32)) == """\
+    assert (
+        text(total, np.ones(24, np.float32))
+        == """\
 acc = 0.0
 register acc1[8] float32
 vector i.t in 0..8:
@@ -79,12 +87,15 @@ tree i.t in 0..8:
     acc += acc1[i.t]
 out = acc
 """
+    )
 
 
 def test_a_group_is_partial_results_combined_in_order() -> None:
     total = rk.kernel(lambda x: rk.sum(x)).schedule(rk.group("i", 4), rk.thread("i"))
     x = np.arange(10, dtype=np.float32)
-    assert text(total, x) == """\
+    assert (
+        text(total, x)
+        == """\
 acc = 0.0
 local acc1[4] float32
 thread i in 0..4:
@@ -96,12 +107,15 @@ for i.g in 0..4:
     acc += acc1[i.g]
 out = acc
 """
+    )
     assert total(x) == 45
 
 
 def test_a_reduction_moved_outside_waits_in_the_result() -> None:
     k = product.schedule(rk.tile("k", 4), rk.reorder("k", "i", "j"))
-    assert text(k, np.ones((2, 8), np.float32), np.ones((8, 3), np.float32)) == """\
+    assert (
+        text(k, np.ones((2, 8), np.float32), np.ones((8, 3), np.float32))
+        == """\
 for k in 0..2:
     for i in 0..2:
         for j in 0..3:
@@ -110,11 +124,14 @@ for k in 0..2:
                 acc += a[i, k * 4 + k.t] * b[k * 4 + k.t, j]
             out[i, j] = acc
 """
+    )
 
 
 def test_a_staged_operand_is_packed_for_the_loops_inside() -> None:
     k = product.schedule(rk.tile("i", 2), rk.stage("a", at="i"))
-    assert text(k, np.ones((4, 3), np.float32), np.ones((3, 2), np.float32)) == """\
+    assert (
+        text(k, np.ones((4, 3), np.float32), np.ones((3, 2), np.float32))
+        == """\
 for i in 0..2:
     local a_tile[2, 3] float32
     for i.t in 0..2:
@@ -127,14 +144,17 @@ for i in 0..2:
                 acc += a_tile[i.t, k] * b[k, j]
             out[i * 2 + i.t, j] = acc
 """
+    )
 
 
 def test_a_schedule_is_data() -> None:
-    s = rk.Schedule((rk.tile("i", 64), rk.stage("A", at="k", layout=("j", "k")), rk.reorder("j", "i"), rk.thread("j", 2)))
+    s = rk.Schedule(
+        (rk.tile("i", 64), rk.stage("A", at="k", layout=("j", "k")), rk.reorder("j", "i"), rk.thread("j", 2))
+    )
     assert repr(s) == (
         "(rk.tile('i', 64), rk.stage('A', at='k', layout=('j', 'k')), rk.reorder('j', 'i'), rk.thread('j', grain=2))"
     )
-    assert eval(repr(s), {"rk": rk}) == s  # noqa: S307
+    assert eval(repr(s), {"rk": rk}) == s
     assert rk.Schedule.from_json(s.to_json()) == s
     assert hash(s) == hash(rk.Schedule.from_json(s.to_json()))
 
@@ -150,14 +170,15 @@ def test_a_schedule_saves_and_loads(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize(
     "bad", ["", "[]", "{}", '{"version": 99, "steps": []}', '{"version": 1, "steps": [["os.system", {}]]}',
-            '{"version": 1, "steps": [["tile", {"name": "i"}]]}', '{"version": 1, "steps": [["tile", {"name": "i", "size": 0}]]}'],
+            '{"version": 1, "steps": [["tile", {"name": "i"}]]}',
+            '{"version": 1, "steps": [["tile", {"name": "i", "size": 0}]]}'],
 )  # fmt: skip
 def test_what_is_no_schedule_does_not_load(bad: str) -> None:
     with pytest.raises(ScheduleError):
         rk.Schedule.from_json(bad)
 
 
-# ---- what they refuse --------------------------------------------------------------------------------------------------
+# ---- what they refuse ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -210,7 +231,7 @@ def test_strict_keeps_the_order_of_sums() -> None:
     assert top(x) == x.max()
 
 
-# ---- whatever the schedule, the result ---------------------------------------------------------------------------------
+# ---- whatever the schedule, the result -------------------------------------------------------------------------------
 
 
 def random_step(rng: random.Random, nest: Nest) -> steps.Step | None:
@@ -246,7 +267,9 @@ def random_schedule(rng: random.Random, nest: Nest) -> tuple[steps.Step, ...]:
     return tuple(kept)
 
 
-def check(kernel: Any, args: tuple[Any, ...], arrays: list[Any], want: list[Any], rng: random.Random, what: str) -> None:
+def check(
+    kernel: Any, args: tuple[Any, ...], arrays: list[Any], want: list[Any], rng: random.Random, what: str
+) -> None:
     """A kernel's nests under random schedules, against what they should give."""
     program = kernel.lower(*args)._program
     memory = {p: np.empty(p.shape, p.dtype.numpy) for p in (*program.scratch, *program.results)}

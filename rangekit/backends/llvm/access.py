@@ -33,7 +33,8 @@ def strides(buffer: UOp) -> tuple[int, ...]:
 @dataclass(frozen=True)
 class Slots:
     """Where an array is: one pointer for each combination of the lanes it was made in, if it is a register; and, for an
-    array made in lanes, the lanes whose copies lie beside each other (``inner``) and one after another (``outer``)."""
+    array made in lanes, the lanes whose copies lie beside each other (``inner``) and one after another (``outer``).
+    """
 
     pointers: Value
     inner: tuple[Lane, ...] = ()
@@ -72,7 +73,7 @@ class Access(Builder):
         self.active: Value | None = None  # lanes that run the loop's iteration, where they have bounds of their own
         self.masks: dict[Lane, Value] = {}  # of lanes that may lie past their loop's end
 
-    # ---- addresses -----------------------------------------------------------------------------------------------------
+    # ---- addresses ---------------------------------------------------------------------------------------------------
 
     def gated(self, index: tuple[UOp, ...]) -> tuple[Value | None, tuple[UOp, ...]]:
         """The gate under which an index names an element (None: always), and the index without gates."""
@@ -120,7 +121,8 @@ class Access(Builder):
             else:
                 factors[lane] = factors.get(lane, 0) + size
             size *= lane.count
-        same, differ = [], []
+        same: list[tuple[Value, int]] = []
+        differ: list[tuple[Value, int]] = []
         for atom, factor in loose.items():
             if factor:
                 value = self.value(atom)
@@ -131,10 +133,8 @@ class Access(Builder):
         used = own | set(base.axes) | set(rest.axes if rest is not None else ())
         moves = [*loose.values(), constant, *(f * lane.width for lane, f in factors.items())]
         grain = 0 if rest is None or rest.wide == 1 else 1
-        return Place(
-            buffer, base, constant, factors, rest, tuple(lane for lane in self.open if lane in used and lane not in self.fixed),
-            math.gcd(grain, *moves),
-        )  # fmt: skip
+        axes = tuple(lane for lane in self.open if lane in used and lane not in self.fixed)
+        return Place(buffer, base, constant, factors, rest, axes, math.gcd(grain, *moves))
 
     def _moved(self, pointer: Value, buffer: UOp, terms: list[tuple[Value, int]]) -> Value:
         """A pointer moved by sums of multiples, each level of loops adding its own."""
@@ -183,7 +183,7 @@ class Access(Builder):
             base = self.make(f"getelementptr {kind}, ptr {base}, i64 {more}", "p")
         return self.make(f"getelementptr {kind}, ptr {base}, i64 {constant}", "p") if constant else base
 
-    # ---- loads ---------------------------------------------------------------------------------------------------------
+    # ---- loads -------------------------------------------------------------------------------------------------------
 
     def _load(self, n: UOp) -> Value:
         buffer, outer = n.src[0], self.gate
@@ -322,7 +322,7 @@ class Access(Builder):
             rows, block = out, block * 2
         return rows
 
-    # ---- stores --------------------------------------------------------------------------------------------------------
+    # ---- stores ------------------------------------------------------------------------------------------------------
 
     def put(self, place: Place, value: Value, gate: Value | None, stream: bool = False) -> None:
         """Store a value in every lane where the gate holds; past the caches where ``stream`` says so and it can."""

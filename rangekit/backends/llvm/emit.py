@@ -43,15 +43,18 @@ class Names:
         return f"{base}.{count}"
 
 
+Lines = list[Any]  # of text, and of blocks that are lists of lines themselves
+
+
 class Emitter:
     """Lines of one function. ``lines`` is where the next one goes, ``lanes`` how wide its values are."""
 
     def __init__(self, names: Names) -> None:
         self.names = names
-        self.lines: list[str] = []
+        self.lines: Lines = []
         self.lanes = 1
 
-    # ---- types and constants of the width in force ---------------------------------------------------------------------
+    # ---- types and constants of the width in force -------------------------------------------------------------------
 
     def wide(self, kind: str) -> str:
         """An LLVM type of one element, as that of the values being computed."""
@@ -74,7 +77,7 @@ class Emitter:
         found = _SPLAT.match(operand)
         return found[1] if found else operand
 
-    # ---- lines ---------------------------------------------------------------------------------------------------------
+    # ---- lines -------------------------------------------------------------------------------------------------------
 
     def name(self, base: str) -> str:
         """A new SSA name like ``base``."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from rangekit.backends.llvm.emit import TYPES, Emitter, Names
+from rangekit.backends.llvm.emit import TYPES, Emitter, Lines, Names
 from rangekit.backends.llvm.scalar import scalar
 from rangekit.ir import dtype as dt
 from rangekit.ir.approx import cheap, expand
@@ -54,7 +54,7 @@ class Value:
 class Scope:
     """One open block of code: its lines and what has been computed in it."""
 
-    lines: list[Any] = field(default_factory=list)
+    lines: Lines = field(default_factory=list)
     memo: dict[Any, Value] = field(default_factory=dict)
     splats: dict[tuple[str, int], str] = field(default_factory=dict)
 
@@ -72,7 +72,7 @@ class Builder(Emitter):
         self.fresh: dict[Any, Value] = {}  # volatile values of the statement being emitted
         self.gate: Value | None = None  # of the index being computed
 
-    # ---- scopes --------------------------------------------------------------------------------------------------------
+    # ---- scopes ------------------------------------------------------------------------------------------------------
 
     def push(self) -> Scope:
         """Open a block."""
@@ -80,7 +80,7 @@ class Builder(Emitter):
         self.lines = self.scopes[-1].lines
         return self.scopes[-1]
 
-    def pop(self) -> list[Any]:
+    def pop(self) -> Lines:
         """Close the innermost block; its lines are to be placed by the caller."""
         lines = self.scopes.pop().lines
         self.lines = self.scopes[-1].lines
@@ -91,7 +91,7 @@ class Builder(Emitter):
         """The depth of the innermost scope."""
         return len(self.scopes) - 1
 
-    # ---- values --------------------------------------------------------------------------------------------------------
+    # ---- values ------------------------------------------------------------------------------------------------------
 
     def axes(self, *values: Value | None) -> tuple[Lane, ...]:
         """The lanes over which any of these differs, in the order they were opened."""
@@ -116,7 +116,9 @@ class Builder(Emitter):
             outer, self.lines = self.lines, scope.lines
             one = self.make(f"insertelement <{wide} x {kind}> poison, {kind} {text}, i32 0", "s")
             zeros = "zeroinitializer"
-            found = self.make(f"shufflevector <{wide} x {kind}> {one}, <{wide} x {kind}> poison, <{wide} x i32> {zeros}")
+            found = self.make(
+                f"shufflevector <{wide} x {kind}> {one}, <{wide} x {kind}> poison, <{wide} x i32> {zeros}"
+            )
             self.lines = outer
             scope.splats[text, wide] = found
         return found
@@ -155,7 +157,8 @@ class Builder(Emitter):
 
     def _math(self, n: UOp) -> Value:
         """A math function: an expression of basic operations where there is one. One that is right for small arguments
-        only is used where all lanes hold such; where one does not, all go through a function that is right for all."""
+        only is used where all lanes hold such; where one does not, all go through a function that is right for all.
+        """
         near = cheap(n)
         if near is not None:
             return self._checked(n, self.value(near[0]), near[1])

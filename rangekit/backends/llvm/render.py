@@ -1,7 +1,8 @@
 """Print a loop nest as LLVM IR text: ``@kernel`` over a block of pointers, and a function for each thread loop.
 
 Pure; needs no LLVM. Every value is in SSA form under a readable name; ``scalar`` says what each op prints as, ``lanes``
-what loops that run in step make of an expression, ``access`` what they make of a load or store. A gated load reads a
+what loops that run in step make of an expression, ``access`` what they make of a load or store, ``loops``
+what becomes of loops. A gated load reads a
 zero instead of touching memory, and so does every load inside its index.
 """
 
@@ -10,20 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
-from typing import Any
 
-from rangekit.backends.llvm.access import VECTOR_BYTES, Access, Place, Slots
+from rangekit.backends.llvm.access import VECTOR_BYTES, Place, Slots
 from rangekit.backends.llvm.convert import raw
-from rangekit.backends.llvm.emit import TYPES, Names, memory_type
+from rangekit.backends.llvm.emit import TYPES, Lines, Names, memory_type
 from rangekit.backends.llvm.lanes import Lane, Value
+from rangekit.backends.llvm.loops import Loops
 from rangekit.backends.llvm.scalar import HELPERS
 from rangekit.ir import dtype as dt
 from rangekit.ir.approx import expand
-from rangekit.ir.nest import Guard, Let, Loop, Nest, Prefetch, Print, Scratch, Stmt, Store, operands, walk
+from rangekit.ir.nest import Guard, Let, Loop, Nest, Prefetch, Print, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import Op
-from rangekit.ir.reducers import REDUCERS, Reducer
-from rangekit.ir.uop import UOp, alu, cast, idx
+from rangekit.ir.uop import UOp, cast
 
 STACK_BYTES = 1 << 16  # scratch beyond this is taken from the heap
 ALIGN = 64  # of scratch: a cache line
@@ -57,7 +56,7 @@ def render(nest: Nest) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-class _Function(Access):
+class _Function(Loops):
     """One LLVM function: the whole nest, or the body of a thread loop."""
 
     def __init__(self, names: Names, nest: Nest, functions: list[str]) -> None:
@@ -66,9 +65,7 @@ class _Function(Access):
         self.changing = frozenset(s.buffer for s in walk(nest.body) if isinstance(s, Store))
         self.scratch = frozenset(s.buffer for s in walk(nest.body) if isinstance(s, Scratch))
         self.shows = any(isinstance(s, Print) for s in walk(nest.body))
-        self.entry: list[str] = []
         self.freed: list[str] = []
-        self.numbers = count(-100, -1)
         self.own: set[UOp] = set()  # the scratch arrays made by this function
         for n, p in enumerate(nest.params):
             self.slots[p] = Slots(Value(dt.index, (f"%arg{n}",)))
@@ -90,7 +87,7 @@ class _Function(Access):
         lines = ["entry:", *head, *self.entry, *_flat(self.scopes[0].lines), *tail, "  ret void"]
         return f"define internal void @{name}({', '.join(params)}) #0 {{\n" + "\n".join(lines) + "\n}"
 
-    # ---- statements ----------------------------------------------------------------------------------------------------
+    # ---- statements --------------------------------------------------------------------------------------------------
 
     def body(self, stmts: tuple[Stmt, ...]) -> None:
         """Statements in order."""
@@ -197,215 +194,21 @@ class _Function(Access):
         for position in self.positions(place.axes):
             self.line(f"call void @llvm.prefetch.p0(ptr {self._pointer(place, position)}, i32 0, i32 3, i32 1)")
 
-    # ---- loops ---------------------------------------------------------------------------------------------------------
+    # ---- loops -------------------------------------------------------------------------------------------------------
 
     def _loop(self, s: Loop) -> None:
         if s.kind == "thread":
             self._thread(s)
         elif s.kind in ("upcast", "vector"):
-            self._lanes(s)
+            self.in_step(s)
         elif s.kind == "unroll":
-            self._unroll(s)
+            self.unrolled(s)
         elif s.kind == "tree":
-            self._tree(s)
+            self.tree(s)
         else:
-            self._serial(s)
+            self.serial(s)
 
-    def _serial(self, s: Loop) -> None:
-        """One iteration after another. Where lanes have bounds of their own: first what all of them run, then the rest
-        under a mask."""
-        lo, hi = self.value(s.lo), self.value(s.hi)
-        if lo.axes or hi.axes:
-            shared = self.extreme(hi, "smin")
-            first = self.extreme(lo, "smax")
-            self._counted(s, first, shared, None) if not lo.axes else None
-            begin = self.intrinsic("smax", "i64", first, shared) if not lo.axes else self.extreme(lo, "smin")
-            self._counted(s, begin, self.extreme(hi, "smax"), (lo, hi))
-            return
-        if s.lo.op is Op.CONST and s.hi.op is Op.CONST and s.hi.arg == s.lo.arg + 1:
-            self.bound[s.var] = Value(dt.index, (str(s.lo.arg),), constant=s.lo.arg)
-            self.body(s.body)
-            return
-        self._counted(s, lo.items[0], hi.items[0], None)
-
-    def _counted(self, s: Loop, lo: str, hi: str, own: tuple[Value, Value] | None) -> None:
-        """The loop itself; ``own`` are the bounds of each lane, where those differ."""
-        name = s.var.arg[-1]
-        slot = self.name(f"{name}.slot")
-        self.entry.append(f"  {slot} = alloca i64")
-        head, inside, after = (self.label(f"{name}.{part}") for part in ("head", "body", "end"))
-        self.push()
-        self.line(f"store i64 {lo}, ptr {slot}")
-        self.line(f"br label %{head}")
-        self.lines.append(f"{head}:")
-        var = self.make(f"load i64, ptr {slot}", name)
-        more = self.make(f"icmp slt i64 {var}, {hi}", f"{name}.more")
-        self.line(f"br i1 {more}, label %{inside}, label %{after}")
-        self.lines.append(f"{inside}:")
-        self.bound[s.var] = Value(dt.index, (var,), depth=self.here)
-        outer = self.active
-        if own is not None:
-            at = self.bound[s.var]
-            inside = self.both(self.elementwise(_LESS, [at, own[1]]), self.elementwise(_LESS_EQUAL, [own[0], at]))
-            self.active = self.both(outer, inside)
-        self.body(s.body)
-        self.active = outer
-        following = self.make(f"add nsw i64 {var}, 1", f"{name}.next")
-        self.line(f"store i64 {following}, ptr {slot}")
-        self.line(f"br label %{head}")
-        self.lines.append(f"{after}:")
-        lines = self.pop()
-        self.lines.append(lines)
-
-    def _unroll(self, s: Loop) -> None:
-        """The body once for each iteration, where there are as many as there may be; a plain loop else."""
-        if s.hi.op is not Op.CONST or s.lo.op is not Op.CONST:
-            length = s.hi if s.lo.op is Op.CONST else alu(Op.ADD, s.hi, alu(Op.MUL, s.lo, idx(-1)))
-            count = self.extreme(self.value(length), "smin")
-            self._either(
-                self.make(f"icmp eq i64 {count}, {s.width}", "full"),
-                lambda: self._unroll(replace(s, lo=idx(0), hi=idx(s.width))),
-                lambda: self._serial(replace(s, kind="loop")),
-            )
-            return
-        for n in range(s.lo.arg, s.hi.arg):
-            self.push()  # what one copy computes is not another's
-            self.bound[s.var] = Value(dt.index, (str(n),), depth=self.here, constant=n)
-            self.body(s.body)
-            lines = self.pop()
-            self.lines.append(lines)
-
-    def _either(self, condition: str, yes: Any, no: Any) -> None:
-        """Two versions of the code, one of which runs."""
-        then, other, after = (self.label(part) for part in ("full", "part", "after"))
-        text: list[Any] = [f"  br i1 {condition}, label %{then}, label %{other}"]
-        for label, emit in ((then, yes), (other, no)):
-            self.push()
-            self.lines.append(f"{label}:")
-            emit()
-            self.line(f"br label %{after}")
-            text.append(self.pop())
-        self.lines += [*text, f"{after}:"]  # after what either of them has hoisted
-
-    def _lanes(self, s: Loop) -> None:
-        """Loops that run in step, and those directly inside them: without masks where all of them are full."""
-        chain = [s]
-        while len(chain[-1].body) == 1:
-            (inner,) = chain[-1].body
-            if not isinstance(inner, Loop) or inner.kind not in ("upcast", "vector"):
-                break
-            if any(loop.var in _variables(inner.hi) for loop in chain):
-                break
-            chain.append(inner)
-        partial = [loop for loop in chain if loop.hi.op is not Op.CONST or loop.hi.arg != loop.width]
-        if not partial:
-            self._in_step(chain, {})
-            return
-        full = None
-        for loop in partial:
-            whole = self.make(f"icmp sge i64 {self.extreme(self.value(loop.hi), 'smin')}, {loop.width}", "full")
-            full = whole if full is None else self.make(f"and i1 {full}, {whole}", "full")
-        assert full is not None
-        if any(loop.hi.op is Op.CONST and loop.hi.arg < loop.width for loop in partial):
-            self._in_step(chain, {loop.var: self.value(loop.hi) for loop in partial})
-            return
-        self._either(
-            full,
-            lambda: self._in_step(chain, {}),
-            lambda: self._in_step(chain, {loop.var: self.value(loop.hi) for loop in partial}),
-        )
-
-    def _in_step(self, chain: list[Loop], ends: dict[UOp, Value]) -> None:
-        opened = []
-        self.push()  # what depends on the lanes is theirs: another version of the loops has other values
-        for loop in chain:
-            width = min(loop.width, loop.lanes) if loop.kind == "vector" else 1
-            lane = Lane(loop.var, loop.width // width, width)
-            opened.append(lane)
-            self.open.append(lane)
-            self._bind(lane, ends.get(loop.var))
-        self.body(chain[-1].body)
-        for lane in opened:
-            self.open.remove(lane)
-            self.exact.pop(lane.var, None)
-            self.masks.pop(lane, None)
-        lines = self.pop()
-        self.lines.append(lines)
-
-    def _bind(self, lane: Lane, end: Value | None) -> None:
-        """The variable of a lane loop. Past the end of its loop a plain lane repeats the last iteration, a vector one is
-        masked: nothing outside is touched either way."""
-        depth = self.here
-        if lane.width > 1:
-            items = tuple(
-                "<" + ", ".join(f"i64 {c * lane.width + n}" for n in range(lane.width)) + ">" for c in range(lane.count)
-            )
-            self.bound[lane.var] = Value(dt.index, items, (lane,), lane.width, depth)
-            self.exact[lane.var] = lane
-            if end is not None:
-                self.masks[lane] = self.elementwise(_LESS, [self.bound[lane.var], end])
-            return
-        plain = Value(dt.index, tuple(map(str, range(lane.count))), (lane,), 1, depth)
-        if end is None:
-            self.bound[lane.var] = plain
-            self.exact[lane.var] = lane
-            return
-        limit = Value(dt.index, (self.extreme(end, "smax"),), depth=depth)
-        last = self.elementwise(_ADD, [limit, Value(dt.index, ("-1",), constant=-1)])
-        self.bound[lane.var] = self.elementwise(_MIN, [plain, last])
-        self.masks[lane] = self.elementwise(_LESS, [plain, end])
-
-    def _tree(self, s: Loop) -> None:
-        """Partial results combined by halves: first vectors with vectors, then the halves of one, then the accumulator."""
-        stores = [t for t in s.body if isinstance(t, Store)]
-        assert stores[0].update is not None
-        reducer = REDUCERS[stores[0].update]
-        self.push()
-        lane = Lane(s.var, s.width // s.lanes, s.lanes)
-        self.open.append(lane)
-        self._bind(lane, None)
-        values = [self.value(t.operand) for t in stores if t.operand is not None]
-        own = [tuple(a for a in v.axes if a is not lane) for v in values]
-        rows = [[replace(v, axes=o, items=tuple(v.at({**p, lane: n}) for p in self.positions(o)), wide=v.wide)
-                 for v, o in zip(values, own, strict=True)] for n in range(lane.count)]  # fmt: skip
-        self.open.remove(lane)
-        while len(rows) > 1:
-            half = (len(rows) + 1) // 2
-            rows = [self._combined(reducer, rows[n], rows[n + half]) if n + half < len(rows) else rows[n]
-                    for n in range(half)]  # fmt: skip
-        row, wide = rows[0], lane.width
-        while wide > 1:
-            low, high = ([self._half(v, wide, first) for v in row] for first in (0, wide // 2))
-            wide //= 2
-            row = self._combined(reducer, low, high)
-        old = [self.value(UOp(Op.INDEX, t.buffer.dtype, (t.buffer, *t.index))) for t in stores]
-        for t, value in zip(stores, self._combined(reducer, old, row), strict=True):
-            self.put(self.place(t.buffer, t.index), value, None)
-        lines = self.pop()
-        self.lines.append(lines)
-
-    def _combined(self, reducer: Reducer, a: list[Value], b: list[Value]) -> list[Value]:
-        sides = []
-        for values in (a, b):
-            names = [UOp(Op.VAR, v.dtype, (), ("let", next(self.numbers), "side")) for v in values]
-            self.bound.update(zip(names, values, strict=True))
-            sides.append(tuple(names))
-        return [self.value(n) for n in reducer.combine(sides[0], sides[1])]
-
-    def _half(self, v: Value, wide: int, first: int) -> Value:
-        """The lower or upper half of vectors; single elements when there are two."""
-        kind, half = TYPES[v.dtype], wide // 2
-        shape = f"<{wide} x {kind}>"
-        if half == 1:
-            items = tuple(self.make(f"extractelement {shape} {i}, i32 {first}", "h") for i in v.items)
-        else:
-            order = ", ".join(f"i32 {first + n}" for n in range(half))
-            items = tuple(
-                self.make(f"shufflevector {shape} {i}, {shape} poison, <{half} x i32> <{order}>", "h") for i in v.items
-            )
-        return replace(v, items=items, wide=half)
-
-    # ---- math ----------------------------------------------------------------------------------------------------------
+    # ---- math --------------------------------------------------------------------------------------------------------
 
     def _checked(self, n: UOp, condition: Value, near: UOp) -> Value:
         """The short form of a function where every lane allows it, else the long one."""
@@ -430,7 +233,7 @@ class _Function(Access):
             keep(tuple(self.item(value, p, x.wide) for p in self.positions(x.axes)))
 
         far = self._outlined(n, x.wide)
-        self._either(whole, short, lambda: keep(tuple(self.make(f"call {shape} @{far}({shape} {i})") for i in x.items)))
+        self.either(whole, short, lambda: keep(tuple(self.make(f"call {shape} @{far}({shape} {i})") for i in x.items)))
         items = tuple(self.make(f"load {shape}, ptr {slot}") for slot in slots)
         return Value(n.dtype, items, x.axes, x.wide, self.here, volatile=x.volatile)
 
@@ -454,7 +257,7 @@ class _Function(Access):
                                   f"  ret {shape} {value.items[0]}\n}}")  # fmt: skip
         return found
 
-    # ---- threads -------------------------------------------------------------------------------------------------------
+    # ---- threads -----------------------------------------------------------------------------------------------------
 
     def _thread(self, s: Loop) -> None:
         """A function for the loop's body, called over chunks of its iterations by the pool."""
@@ -503,7 +306,7 @@ class _Function(Access):
         hi = self.plain(s.hi)
         self.line(f"call void @rk_parallel(ptr @{name}.chunk, ptr {block}, i64 {hi}, i64 {max(1, s.width)})")
 
-    # ---- guards and prints ---------------------------------------------------------------------------------------------
+    # ---- guards and prints -------------------------------------------------------------------------------------------
 
     def _guard(self, s: Guard) -> None:
         ok, value = self.value(s.ok), self.value(cast(s.value, dt.int64))
@@ -540,20 +343,6 @@ class _Function(Access):
             self.line(f"br label %{after}")
             self.lines.append(f"{after}:")
 
-    def extreme(self, value: Value, which: str) -> str:
-        """The least ("smin") or greatest ("smax") of an index over its lanes."""
-        outer, self.lines = self.lines, self.scopes[value.depth].lines
-        answer = value.items[0]
-        width, self.lanes = self.lanes, value.wide
-        for item in value.items[1:]:
-            answer = self.intrinsic(which, "i64", answer, item)
-        self.lanes = width
-        if value.wide > 1:
-            shape = f"<{value.wide} x i64>"
-            answer = self.call("i64", f"llvm.vector.reduce.{which}.v{value.wide}i64", (shape, answer))
-        self.lines = outer
-        return answer
-
     def _print(self, s: Print) -> None:
         when, value = self.plain(s.when), self.plain(s.value)
         places = [self.plain(i) for i in s.indices]
@@ -566,7 +355,7 @@ class _Function(Access):
         self._join(after)
 
 
-def _flat(lines: list[Any]) -> Iterator[str]:
+def _flat(lines: Lines) -> Iterator[str]:
     stack = [iter(lines)]
     while stack:
         for line in stack[-1]:
@@ -578,10 +367,6 @@ def _flat(lines: list[Any]) -> Iterator[str]:
             stack.pop()
 
 
-def _variables(n: UOp) -> set[UOp]:
-    return {n} if n.op is Op.VAR else set().union(*map(_variables, n.src)) if n.src else set()
-
-
 def _free(s: Loop) -> list[UOp]:
     """The variables a loop's body uses and does not bind, in order of use."""
     used: dict[UOp, None] = {}
@@ -590,7 +375,7 @@ def _free(s: Loop) -> list[UOp]:
         if isinstance(t, (Loop, Let)):
             own.add(t.var)
         for n in operands(t):
-            used.update(dict.fromkeys(sorted(_variables(n), key=lambda v: v.arg[1])))
+            used.update(dict.fromkeys(sorted(variables(n), key=lambda v: v.arg[1])))
     return [v for v in used if v not in own]
 
 
@@ -604,7 +389,3 @@ def _WHERE(dtype: dt.DType) -> UOp:
 
 
 _LO, _HI = (UOp(Op.VAR, dt.index, (), ("let", -n, name)) for n, name in ((1, "lo"), (2, "hi")))
-_LESS_EQUAL = UOp(Op.LE, dt.bool_, (idx(0), idx(1)))
-_LESS = UOp(Op.LT, dt.bool_, (idx(0), idx(1)))
-_MIN = UOp(Op.MIN, dt.index, (idx(0), idx(1)))
-_ADD = UOp(Op.ADD, dt.index, (idx(0), idx(1)))
