@@ -30,7 +30,7 @@ from rangekit.lower.schedule import (
     Unroll,
     Upcast,
 )
-from rangekit.lower.steps import perfected
+from rangekit.lower.steps import perfected, stageable
 
 SMALL = 3000.0  # cycles below which a nest stays as it is
 THREADS = 60_000.0  # cycles from which threads pay
@@ -108,7 +108,7 @@ class _Region:
         jammed = tuple(a.var for a in self.inside if not parallel(a) and any(isinstance(s, Loop) for s in a.body)
                        and all(t.update is not None for t in carried(a)))  # fmt: skip
         if outer:
-            a = min(outer, key=lambda a: self._priced(Lanes(a.var, 8, (), self._width(a))).cost)
+            a = min(outer, key=lambda a: self._first(a, outer))
             n = span(a) or 64
             blocks = {m for m in BLOCKS if m <= 8 or m <= 2 * n} | ({n} if n % 8 == 0 and n <= 64 else set())
             beside = [(b.var,) for b in outer if b is not a] + ([jammed] if jammed else [])
@@ -124,6 +124,11 @@ class _Region:
                 for m in TILES:
                     if m <= (span(a) or 64):
                         yield self._inner(Lanes(None, 1, ((a.var, m),)))
+
+    def _first(self, a: Loop, outer: Sequence[Loop]) -> float:
+        """What vectors along a loop cost, alone or with another loop beside it."""
+        beside: list[tuple[tuple[UOp, int], ...]] = [(), *(((b.var, 4),) for b in outer if b is not a)]
+        return min(self._priced(Lanes(a.var, 8, others, self._width(a))).cost for others in beside)
 
     def _ordered(self, loop: Loop) -> bool:
         """Whether its sums have to be taken in order."""
@@ -149,12 +154,13 @@ class _Region:
         tails = sum(1 for size, n in spans if n > 1 and size is not None and size % n)
         scattered = any(r.kind == "store" and r.strides is not None and r.strides.get(lanes.vector, 1) not in (0, 1)
                         for r in self.listed if lanes.vector is not None)  # fmt: skip
+        listed: Sequence[Row] = self.listed
+        if self._blocked(Choice(0.0, lanes)) is not None:  # then all that is read has been packed
+            listed = [replace(r, strides={**r.strides, lanes.vector: 1}) if r.kind == "load" and r.strides is not None
+                      and lanes.vector in r.strides else r for r in listed]  # fmt: skip
         # A tail is code, too, and lines stored to in part are read and written again and again.
         return Choice(
-            cycles(self.listed, lanes, self.target)
-            * (1 + 0.03 * tails)
-            * (1.15 if scattered else 1)
-            * self._crowded(lanes),
+            cycles(listed, lanes, self.target) * (1 + 0.03 * tails) * (1.15 if scattered else 1) * self._crowded(lanes),
             lanes,
         )
 
@@ -231,7 +237,8 @@ class _Region:
         """Blocks for the caches, where one reduction reads its operands again and again; None where it does not.
 
         K. Goto, R. van de Geijn, Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008: the blocks of
-        one operand stay in the second cache, a panel of the other in the first.
+        one operand stay in the second cache, a panel of the other in the first. Half a panel more than fits the first
+        cache is better still: it comes once for each block, and the result is read and written less often.
         """
         lanes = choice.lanes
         top = [s for s in self.body if isinstance(s, Loop)]
@@ -248,14 +255,15 @@ class _Region:
         loads = [r for r in self.listed if r.kind == "load" and k.var in r.deps and r.buffer in self.nest.params]
         if any(r.strides is None or r.deps - set(r.strides) for r in loads):
             return None
-        item = max((r.buffer.dtype.itemsize for r in loads if r.buffer is not None), default=4)
+        kept = [s.buffer.dtype.itemsize for s in walk(self.body) if isinstance(s, Scratch) and not s.buffer.shape]
+        item = max([r.buffer.dtype.itemsize for r in loads if r.buffer is not None] + kept)  # packed as computed with
         by_u = [r for r in loads if u in r.deps and v not in r.deps]
         by_v = [r for r in loads if v in r.deps and u not in r.deps]
         target = self.target
         if not by_u or not by_v or length * rows_v * item <= target.l1_bytes or rows_u < 4 * m or length < 32:
             return None
-        depth = _even(length, target.l1_bytes // (lanes.block * item), 4)
-        tall = _even(rows_u, max(m, int(0.4 * target.l2_bytes) // (depth * item)), m)
+        depth = _even(length, target.l1_bytes * 3 // 2 // (lanes.block * item), 4)
+        tall = _even(rows_u, max(m, target.l2_bytes // 2 // (depth * item)), m)
         if target.threads:
             tall = min(tall, _even(rows_u, max(m, -(-rows_u // 8)), m))
         wide = _even(rows_v, max(lanes.block, target.l3_bytes // 4 // (depth * item)), lanes.block)
@@ -280,10 +288,13 @@ class _Region:
             many = [a for a in self.chain if a.var not in (u, v) and (span(a) or 1) >= 8]
             steps.append(Thread(self.handle[many[0].var] if many else name_u) if many or blocks > 1
                          else Thread(name_v) if rows_v > wide else Thread(f"{name_v}.t"))  # fmt: skip
+        copied: set[UOp] = set()
         for listed, at in ((by_u, name_u), (by_v, name_k if split else name_v)):
-            steps += [
-                Stage(name, at) for name in dict.fromkeys(r.buffer.arg.name for r in listed if r.buffer is not None)
-            ]
+            for buffer in dict.fromkeys(r.buffer for r in listed if r.buffer is not None):
+                whole = set(stageable((k,), buffer))
+                if not whole <= copied:  # a mask is copied with what it masks
+                    steps.append(Stage(buffer.arg.name, at))
+                copied |= whole
         return steps
 
     # ---- threads -----------------------------------------------------------------------------------------------------
@@ -399,8 +410,3 @@ def _joined(steps: Sequence[Step], names: dict[str, int]) -> Schedule:
 
 def _but_name(s: Step) -> tuple[object, ...]:
     return tuple(v for k, v in vars(s).items() if k != "name")
-
-
-def regions(nest: Nest) -> list[list[Row]]:
-    """The rows of each loop at the top of a nest."""
-    return [rows((s,)) for s in nest.body if isinstance(s, Loop)]

@@ -442,11 +442,26 @@ class _Linearize:
 
 
 def _merged(reducer: str, old: UOp, value: UOp, strict: bool) -> UOp:
-    """The accumulator after one more value; a product of floats is contracted into the sum that consumes it."""
-    if not strict and reducer == "add" and value.op is Op.MUL and value.dtype in (dt.float32, dt.float64):
-        return UOp(Op.FMA, value.dtype, (*value.src, old))
-    (new,) = REDUCERS[reducer].combine((old,), (value,))
-    return new
+    """The accumulator after one more value; products of floats are contracted into the sum that consumes them."""
+    terms = _products(value) if reducer == "add" and value.dtype in (dt.float32, dt.float64) else None
+    if strict or terms is None:
+        (new,) = REDUCERS[reducer].combine((old,), (value,))
+        return new
+    for x, y in terms:
+        old = UOp(Op.FMA, value.dtype, (x, y, old))
+    return old
+
+
+def _products(n: UOp) -> list[tuple[UOp, UOp]] | None:
+    """The factors of a sum or difference of products; None if it is anything else."""
+    if n.op is Op.MUL:
+        return [(n.src[0], n.src[1])]
+    if n.op not in (Op.ADD, Op.SUB):
+        return None
+    left, right = (_products(s) for s in n.src)
+    if left is None or right is None:
+        return None
+    return left + (right if n.op is Op.ADD else [(alu(Op.NEG, x), y) for x, y in right])
 
 
 def _hint(n: UOp) -> str:

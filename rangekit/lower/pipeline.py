@@ -27,6 +27,7 @@ from rangekit.lower.rangeify import rangeify
 from rangekit.lower.recall import recall
 from rangekit.lower.schedule import Schedule, Step, applicable, scheduled
 from rangekit.lower.split import split
+from rangekit.lower.widen import widened
 from rangekit.source import Position
 
 
@@ -76,6 +77,13 @@ def _simplify(sink: UOp, options: Options, record: Record) -> UOp:
     return _each_kernel(sink, one)
 
 
+def _legalize(sink: UOp, options: Options, record: Record) -> UOp:
+    def one(kernel: UOp) -> UOp:
+        return legalize(kernel if options.strict else widened(kernel, record.carry))
+
+    return _each_kernel(sink, one)
+
+
 def _check(sink: UOp, options: Options, record: Record) -> UOp:
     def one(kernel: UOp) -> UOp:
         found: list[Access] = []
@@ -120,7 +128,7 @@ PASSES = (
     Pass("fuse", lambda g, o, r: fuse(g, o.target, r.carry, r.reasons)),  # only buffers that pay
     Pass("split", lambda g, o, r: split(g, r.carry, r.outputs)),  # SINK of KERNELs of STOREs
     Pass("simplify", _simplify),  # indices in normal form
-    Pass("legalize", lambda g, o, r: _each_kernel(g, legalize)),  # indices fit the machine
+    Pass("legalize", _legalize),  # indices fit the machine, halves are computed in float32
     Pass("check", _check),  # every access proved, gated or guarded
     Pass("linearize", _linearize),  # one Nest a kernel, in the record; loops outer to inner as written
     Pass("schedule", _schedule),  # those nests in the order and the place that a schedule gives them

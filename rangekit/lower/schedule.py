@@ -203,14 +203,18 @@ class Reorder(Step):
                 above = next((n for n in self.names[at + 1 :] if n in names), None)
                 if above is None:
                     continue  # it stays inside them all
+                nested = self._ordered(nested)
+                names = [name_of(a) for a in nested]
                 around = nested[names.index(above) :]
                 body = steps.hoisted(around, moving, inside[:place], inside[place + 1 :])
                 whole = wrapped(nested[: names.index(above)], body)
-                if len(whole) > 1:
-                    raise ScheduleError(f"{name} needs storage outside {names[0]}", help=f"tile {names[0]} first")
-                (outer,) = whole
-                assert isinstance(outer, Loop)
-                return self._moved(outer)
+                outer = whole[0]
+                return self._moved(outer) if len(body) == 1 and isinstance(outer, Loop) else whole
+        return wrapped(self._ordered(nested), inside)
+
+    def _ordered(self, nested: list[Loop]) -> list[Loop]:
+        """Nested loops in the order of the names."""
+        names = [name_of(a) for a in nested]
         order = [n for n in self.names if n in names]
         if len(set(order)) != len(order):
             raise ScheduleError("a range is named twice", help=f"nested are {', '.join(names)}")
@@ -218,8 +222,8 @@ class Reorder(Step):
         new = list(nested)
         for slot, name in zip(slots, order, strict=True):
             new[slot] = nested[names.index(name)]
-        if new == nested:
-            return (loop,)
+        if all(a is b for a, b in zip(new, nested, strict=True)):
+            return nested
         for place, a in enumerate(new):
             if a.kind == "thread" and any(b.kind != "loop" for b in new[:place]):
                 raise ScheduleError(f"{name_of(a)} runs on threads: it cannot go inside lanes")
@@ -233,7 +237,7 @@ class Reorder(Step):
         serial = [a for a in moved if not parallel(replace(a, body=nested[-1].body))]
         if len(serial) > 1 and any(s.update is None for a in serial for s in carried(replace(a, body=nested[-1].body))):
             raise ScheduleError(f"{name_of(serial[0])} cannot be reordered: it carries a value")
-        return wrapped(new, nested[-1].body)
+        return new
 
 
 @dataclass(frozen=True, repr=False)

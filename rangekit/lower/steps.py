@@ -15,11 +15,10 @@ from rangekit.ir import dtype as dt
 from rangekit.ir.nest import Let, Loop, Prefetch, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS
-from rangekit.ir.uop import UOp, alu, const, idx, new_buffer
+from rangekit.ir.uop import UOp, alu, idx, new_buffer
 from rangekit.lower.loops import (
     Body,
     carried,
-    declared,
     least,
     local,
     mapped,
@@ -30,7 +29,6 @@ from rangekit.lower.loops import (
     span,
     substitution,
     times,
-    used,
     variable,
     wrapped,
 )
@@ -274,8 +272,8 @@ def grouped(loop: Loop, blocks: int) -> Body:
 def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
     """``loop`` (a reduction's loop over blocks) outside the parallel loops ``around`` it.
 
-    Between two blocks the accumulators wait in memory: in the result itself where the reduction is just stored, else
-    in a scratch array. What follows the reduction is done after its last block.
+    Between two blocks each accumulator waits in memory: where its result will be, if that is of its type, else in a
+    scratch array. What follows the reduction is done after its last block.
     """
     if loop.lo.op is not Op.CONST or loop.hi.op is not Op.CONST or loop.hi.arg <= loop.lo.arg:
         raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}: its length is not a constant")
@@ -287,19 +285,20 @@ def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
     filled = {s.buffer for s in walk(loop.body) if isinstance(s, Store)} & set(own)
     if not kept or any(b not in own or b.shape for b in kept) or filled - set(kept):
         raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}: it fills an array")
-    place = _result(kept, after)
+    places = _results(kept, after)
     outside: list[Stmt] = []
     waiting: dict[UOp, tuple[UOp, tuple[UOp, ...]]] = {}
     for b in kept:
-        if place is not None:
-            waiting[b] = place.buffer, place.index
+        if b in places:
+            waiting[b] = places[b].buffer, places[b].index
             continue
-        spans = [span(a) for a in around]
+        axes = _laid_out(around, None, loop)
+        spans = [span(a) for a in axes]
         if any(n is None for n in spans):
             raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}, whose length is not known")
         array = new_buffer(b.dtype, tuple(n for n in spans if n is not None), b.arg.name, "local")
         outside.append(Scratch(array))
-        waiting[b] = array, tuple(a.var for a in around)
+        waiting[b] = array, tuple(a.var for a in axes)
     inside: list[Stmt] = []
     later = alu(Op.LT, loop.lo, loop.var)
     for s in before:
@@ -319,19 +318,28 @@ def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
     for b in kept:
         array, at = waiting[b]
         inside.append(Store(array, at, UOp(Op.INDEX, b.dtype, (b,))))
-    if place is None:
+    if not all(b in places and places[b].value is UOp(Op.INDEX, b.dtype, (b,)) for b in kept) or len(after) > len(kept):
         inside += _only_when(last, after)
     return (*outside, replace(loop, body=wrapped(around, tuple(inside))))
 
 
-def _result(kept: list[UOp], after: Body) -> Store | None:
-    """The store of the one accumulator as it is, if that is all that follows."""
-    if len(kept) != 1 or len(after) != 1 or not isinstance(after[0], Store):
-        return None
-    s = after[0]
-    plain = s.value is UOp(Op.INDEX, kept[0].dtype, (kept[0],)) and s.buffer.dtype is kept[0].dtype
-    gated = any(i.op in (Op.WHERE, Op.INVALID) for i in s.index)
-    return s if plain and not gated and s.index else None
+def _results(kept: list[UOp], after: Body) -> dict[UOp, Store]:
+    """For accumulators, stores of their type that follow: each has a place in the results that is its own till then."""
+    out: dict[UOp, Store] = {}
+    stores = [s for s in after if isinstance(s, Store) and s.index and s.update is None]
+    for b in kept:
+        for s in stores:
+            gated = any(i.op in (Op.WHERE, Op.INVALID) for i in s.index)
+            if b not in out and s.buffer.dtype is b.dtype and not gated and s not in out.values():
+                out[b] = s
+        for s in stores:  # rather where it is stored as it is
+            if b in out and s.value is UOp(Op.INDEX, b.dtype, (b,)) and s.index == out[b].index and \
+                    s.buffer.dtype is b.dtype:  # fmt: skip
+                other = next((o for o, p in out.items() if p is s), None)
+                if other is not None:
+                    out[other] = out[b]
+                out[b] = s
+    return out
 
 
 def _only_when(condition: UOp, stmts: Body) -> Body:
@@ -353,14 +361,16 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
     """Inside one iteration of ``loop``: what is read of ``buffer`` copied first into a scratch array, packed.
 
     The copy has an axis for each inner loop that the read depends on, by default loops over blocks first, then those of
-    reductions, then lanes, the vector last: so the innermost loops read it from front to back.
+    reductions, then lanes, the vector last: so the innermost loops read it from front to back. What is computed from
+    the read alone, a conversion or a mask, is done as it is copied.
     """
-    reads = list(dict.fromkeys(n for s in walk(loop.body) for o in operands(s) for n in _indexed(o, buffer)))
+    written = {s.buffer for s in walk(loop.body) if isinstance(s, Store)}
+    reads = stageable(loop.body, buffer)
     if not reads:
         raise ScheduleError(
             f"{name_of(loop)} does not read {buffer.arg.name}", help="stage it at a loop around its use"
         )
-    if buffer in {s.buffer for s in walk(loop.body) if isinstance(s, Store)}:
+    if buffer in written:
         raise ScheduleError(f"{buffer.arg.name} cannot be staged: it is written there")
     inner = {s.var: s for s in walk(loop.body) if isinstance(s, Loop)}
     lets = {s.var for s in walk(loop.body) if isinstance(s, Let)}
@@ -368,7 +378,7 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
     known: dict[UOp, UOp] = {}
     made: dict[object, UOp] = {}  # equal but for the names of the loops around: one copy serves them all
     for read in reads:
-        used_here = frozenset().union(*map(variables, read.src[1:]))
+        used_here = variables(read)
         if used_here & lets:
             raise ScheduleError(f"{buffer.arg.name} cannot be staged: where it is read depends on data")
         mine = [inner[v] for v in inner if v in used_here]
@@ -381,9 +391,9 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
         same = substitution({a.var: UOp(Op.VAR, dt.index, (), ("axis", n)) for n, a in enumerate(axes)})
         key = (tuple((span(a), a.kind, same(a.lo), same(a.hi)) for a in axes), same(read))
         if key in made:
-            known[read] = UOp(Op.INDEX, buffer.dtype, (made[key], *(a.var for a in axes)))
+            known[read] = UOp(Op.INDEX, read.dtype, (made[key], *(a.var for a in axes)))
             continue
-        array = new_buffer(buffer.dtype, tuple(span(a) or 0 for a in axes), buffer.arg.name + "_tile", "local")
+        array = new_buffer(read.dtype, tuple(span(a) or 0 for a in axes), buffer.arg.name + "_tile", "local")
         made[key] = array
         copy: Body = (Store(array, tuple(fresh[a.var] for a in axes), sub(read)),)
         order = sorted(axes, key=lambda a: (a.kind == "vector", a.kind == "upcast"))
@@ -399,8 +409,35 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
         if threads and around and around[0].kind == "loop" and span(around[0]) != 1:
             around[0] = replace(around[0], kind="thread", width=1)
         before += [Scratch(array), *wrapped(around, copy)]
-        known[read] = UOp(Op.INDEX, buffer.dtype, (array, *(a.var for a in axes)))
+        known[read] = UOp(Op.INDEX, read.dtype, (array, *(a.var for a in axes)))
     return replace(loop, body=(*before, *mapped(loop.body, substitution(known))))
+
+
+def stageable(body: Body, buffer: UOp) -> list[UOp]:
+    """What is computed from reads of ``buffer`` and varies with nothing else: what a stage of it copies."""
+    written = {s.buffer for s in walk(body) if isinstance(s, Store)}
+    return list(dict.fromkeys(n for s in walk(body) for o in operands(s) for n in _around(o, buffer, written)))
+
+
+def _around(n: UOp, buffer: UOp, written: set[UOp]) -> list[UOp]:
+    """The largest expressions around reads of ``buffer`` that vary with no more than the read itself."""
+    reads = _indexed(n, buffer)
+    if not reads:
+        return []
+    own = [frozenset().union(*map(variables, r.src[1:])) for r in reads]
+    if (
+        n.dtype is not dt.index
+        and all(v == variables(n) for v in own)
+        and not any(_reads(n, b) for b in written - {buffer})
+    ):
+        return [n]
+    if n.op is Op.INDEX and n.src[0] is buffer:
+        return [n]
+    return [found for s in n.src for found in _around(s, buffer, written)]
+
+
+def _reads(n: UOp, buffer: UOp) -> bool:
+    return n is buffer or any(_reads(s, buffer) for s in n.src)
 
 
 def _nested(around: list[Loop]) -> list[Loop]:
@@ -438,8 +475,11 @@ def prefetched(loop: Loop, buffer: UOp) -> Loop:
     before = []
     for s in stores:
         zero = substitution({v: idx(0) for v in inner})
-        before.append(Prefetch(buffer, tuple(zero(i) for i in s.index)))
+        before.append(Prefetch(buffer, tuple(zero(_ungated(i)) for i in s.index)))
     return replace(loop, body=(*dict.fromkeys(before), *loop.body))
 
 
-__all__ = ["block", "const", "declared", "grouped", "hoisted", "in_lanes", "partial", "staged", "sunk", "tile", "used"]
+def _ungated(i: UOp) -> UOp:
+    while i.op is Op.WHERE and i.src[2].op is Op.INVALID:
+        i = i.src[1]
+    return i

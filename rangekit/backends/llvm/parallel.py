@@ -110,12 +110,12 @@ publish:
   store atomic i32 %room, ptr @room monotonic, align 4
   store atomic i64 0, ptr @next monotonic, align 8
   store atomic i32 {OPEN}, ptr @gate release, align 4
+  call void @spread()
   %seq = atomicrmw add ptr @seq, i32 1 seq_cst           ; before the sleepers are counted: see @worker
   %asleep = load atomic i32, ptr @sleepers seq_cst, align 4
   %none = icmp eq i32 %asleep, 0
   br i1 %none, label %own, label %rouse
 rouse:
-  call void @spread()
   call void @wake(ptr @seq, i32 %room)
   br label %own
 own:
@@ -143,7 +143,7 @@ sleep:
   %gone = icmp eq i32 %still, 0
   br i1 %gone, label %free, label %doze
 doze:
-  call void @wait(ptr @gate, i32 %value)
+  call void @stay(ptr @gate, i32 %value)
   br label %sleep
 free:
   store atomic i32 0, ptr @busy release, align 4
@@ -296,9 +296,10 @@ declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_detach(i64)
 """
 
-# Sleeping workers may run on every core of the caller's but its own. A scheduler that takes an idle virtual core for
-# one that its host has taken away wakes them on the caller's core, to wait there: up to 20 ms were seen (Linux 6.18 as
-# a guest, vcpu_is_preempted). Done again only where the caller has moved.
+# Workers may run on every core of the caller's but its own, and a caller that sleeps wakes where it fell asleep. A
+# scheduler that takes an idle virtual core for one that its host has taken away wakes threads on their waker's core, to
+# take turns there: up to 20 ms were seen (Linux 6.18 as a guest, vcpu_is_preempted). Workers are sent again only where
+# the caller has moved.
 _SPREAD = """\
 define internal void @spread() {
 entry:
@@ -341,12 +342,45 @@ send:
 end:
   ret void
 }
+define internal void @stay(ptr %word, i32 %value) {
+entry:
+  %old = alloca [128 x i8], align 8
+  %here = alloca [128 x i8], align 8
+  %cpu = call i32 @sched_getcpu()
+  %unknown = icmp ugt i32 %cpu, 1023
+  br i1 %unknown, label %plain, label %look
+look:
+  %failed = call i32 @sched_getaffinity(i32 0, i64 128, ptr %old)
+  %bad = icmp ne i32 %failed, 0
+  br i1 %bad, label %plain, label %hold
+plain:
+  call void @wait(ptr %word, i32 %value)
+  ret void
+hold:
+  store [128 x i8] zeroinitializer, ptr %here
+  %byte = lshr i32 %cpu, 3
+  %offset = zext i32 %byte to i64
+  %p = getelementptr i8, ptr %here, i64 %offset
+  %bit = and i32 %cpu, 7
+  %shifted = shl i32 1, %bit
+  %one = trunc i32 %shifted to i8
+  store i8 %one, ptr %p
+  %held = call i32 @sched_setaffinity(i32 0, i64 128, ptr %here)
+  call void @wait(ptr %word, i32 %value)
+  %freed = call i32 @sched_setaffinity(i32 0, i64 128, ptr %old)
+  ret void
+}
 declare i32 @sched_getcpu()
+declare i32 @sched_setaffinity(i32, i64, ptr)
 declare i32 @sched_getaffinity(i32, i64, ptr)
 declare i32 @pthread_setaffinity_np(i64, i64, ptr)
 """
 _STAY = """\
 define internal void @spread() {
+  ret void
+}
+define internal void @stay(ptr %word, i32 %value) {
+  call void @wait(ptr %word, i32 %value)
   ret void
 }
 """
