@@ -36,6 +36,8 @@ SMALL = 3000.0  # cycles below which a nest stays as it is
 THREADS = 60_000.0  # cycles from which threads pay
 CHUNK = 40_000.0  # cycles of work handed to a thread at once
 PARTS = 256  # of a reduction over everything
+PAGE = 4096  # bytes
+BAND = 8  # rows read together of what is read down its columns
 BLOCKS = (8, 16, 24, 32)  # of a vector's loop
 TILES = (2, 3, 4, 6, 8, 12)  # of a second loop in step
 
@@ -94,7 +96,7 @@ class _Region:
         if not self.chain:
             return self._reduction()
         best = min(self._choices(), key=lambda c: c.cost)
-        steps = self._blocked(best)
+        steps = self._blocked(best) or self._banded(best)
         if steps is not None:
             return steps
         return [*self._in_step(best), *self._packed(best), *self._threads(best), *self._streams(best)]
@@ -155,14 +157,13 @@ class _Region:
         scattered = any(r.kind == "store" and r.strides is not None and r.strides.get(lanes.vector, 1) not in (0, 1)
                         for r in self.listed if lanes.vector is not None)  # fmt: skip
         listed: Sequence[Row] = self.listed
-        if self._blocked(Choice(0.0, lanes)) is not None:  # then all that is read has been packed
-            listed = [replace(r, strides={**r.strides, lanes.vector: 1}) if r.kind == "load" and r.strides is not None
-                      and lanes.vector in r.strides else r for r in listed]  # fmt: skip
+        v = lanes.vector
+        if v is not None and self._blocked(Choice(0.0, lanes)) is not None:  # then all that is read has been packed
+            listed = [replace(r, strides={**dict.fromkeys(r.strides, lanes.block), v: 1}) if r.kind == "load" and r.strides is not None
+                      and v in r.strides else r for r in listed]  # fmt: skip
         # A tail is code, too, and lines stored to in part are read and written again and again.
-        return Choice(
-            cycles(listed, lanes, self.target) * (1 + 0.03 * tails) * (1.15 if scattered else 1) * self._crowded(lanes),
-            lanes,
-        )
+        waste = (1 + 0.03 * tails + 0.05 * len(lanes.others)) * (1.15 if scattered else 1)
+        return Choice(cycles(listed, lanes, self.target) * waste * self._crowded(lanes), lanes)
 
     def _inner(self, lanes: Lanes) -> Choice:
         """Vectors along the loops inside the body, the best for each."""
@@ -192,7 +193,7 @@ class _Region:
             if best[1] is not None:
                 chosen.append((best[1], best[2]))
         rest = [row for row in self.listed if not any(a.var in done for a in row.path)]
-        total = (total + cycles(rest, lanes, self.target)) * (1 + 0.15 * len(lanes.others)) * self._crowded(lanes)
+        total = (total + cycles(rest, lanes, self.target)) * (1 + 0.25 * len(lanes.others)) * self._crowded(lanes)
         return Choice(total, lanes, tuple(chosen))
 
     def _path(self, loop: Loop) -> tuple[Loop, ...]:
@@ -295,6 +296,40 @@ class _Region:
                 if not whole <= copied:  # a mask is copied with what it masks
                     steps.append(Stage(buffer.arg.name, at))
                 copied |= whole
+        return steps
+
+    def _banded(self, choice: Choice) -> list[Step] | None:
+        """Bands for what is read once, down its columns: each row of it is on another page, and pages are found slowly.
+        A few rows of a band as wide as a page, then the next few, with the sums waiting in the results.
+        """
+        lanes = choice.lanes
+        top = [s for s in self.body if isinstance(s, Loop)]
+        if lanes.vector is None or len(top) != 1 or len(self.inside) != 1 or choice.cost < THREADS:
+            return None
+        v, (k,) = lanes.vector, self.inside
+        if parallel(k) or lanes.count(k.var) > 1 or k.lo.op is not Op.CONST or k.hi.op is not Op.CONST:
+            return None
+        length, rows_v = span(k) or 0, span(self._loop(v))
+        if length < 4 * BAND or rows_v is None or not all(t.update is not None for t in carried(k)):
+            return None
+        items = [r.buffer.dtype.itemsize for r in self.listed if r.kind == "load" and r.buffer is not None
+                 and r.strides is not None and r.strides.get(v) == 1
+                 and r.strides.get(k.var, 0) * r.buffer.dtype.itemsize >= PAGE // 2
+                 and length * rows_v * r.buffer.dtype.itemsize > self.target.l2_bytes]  # fmt: skip
+        if not items or rows_v < 4 * lanes.block:
+            return None
+        wide = _even(rows_v, min(PAGE // max(items), rows_v // 4), lanes.block)
+        name_v, name_k = self.handle[v], self.handle[k.var]
+        steps: list[Step] = [Tile(name_v, wide), Upcast(f"{name_v}.t", lanes.block)]
+        steps += [Upcast(self.handle[u], n) for u, n in lanes.others]
+        steps += [Tile(name_k, BAND), Unroll(f"{name_k}.t", 4 if lanes.others else BAND)]
+        rest = [self.handle[a.var] for a in self.chain if a.var is not v]
+        beside = [self.handle[u] for u, _ in lanes.others]
+        batch = [n for n in rest if n not in beside]
+        steps.append(Reorder((*batch, name_v, name_k, f"{name_v}.t", *beside)))
+        if self.target.threads:
+            many = [n for a in self.chain if (n := self.handle[a.var]) in batch and (span(a) or 1) >= 8]
+            steps.append(Thread(many[0] if many else name_v))
         return steps
 
     # ---- threads -----------------------------------------------------------------------------------------------------

@@ -188,6 +188,8 @@ def cycles(listed: Sequence[Row], lanes: Lanes, target: Target) -> float:
             leaf.wait = max(leaf.wait, row.wait)
         elif row.kind == "load" and lanes.vector in row.deps:
             leaf.held += many
+        elif row.kind == "op":
+            leaf.computed = max(leaf.computed, many)
     for leaf in leaves.values():
         total += leaf.times * leaf.price
         if not leaf.path:
@@ -196,6 +198,8 @@ def cycles(listed: Sequence[Row], lanes: Lanes, target: Target) -> float:
         if leaf.accumulators and leaf.carries:
             extra = max(extra, leaf.wait - leaf.price)
             extra += 2.0 * max(0.0, leaf.accumulators + leaf.held + 1 - target.registers)  # spilled
+        elif not leaf.accumulators:
+            extra += 2.0 * max(0.0, 2 * leaf.computed - target.registers)  # each op's results wait for the next op
         total += leaf.times * extra
     return total
 
@@ -210,6 +214,7 @@ class _Leaf:
     price: float = 0.0
     accumulators: float = 0.0
     held: float = 0.0
+    computed: float = 0.0
     wait: float = 0.0
 
 
@@ -223,8 +228,8 @@ def _access(row: Row, lanes: Lanes, width: int) -> float:
     if v is None or v not in row.deps:
         return row.price
     assert row.strides is not None
-    if row.strides.get(v) in (0, 1):
-        return row.price
+    if row.strides.get(v) in (0, 1):  # half of the vectors that start anywhere lie on two lines
+        return row.price * (1.5 if any(f % width for u, f in row.strides.items() if u is not v) else 1)
     crossed = next((n for u, n in lanes.others if row.strides.get(u) == 1 and n % width == 0), None)
     if row.kind == "load" and crossed is not None and row.buffer is not None:
         part = crossed * row.buffer.dtype.itemsize < LINE

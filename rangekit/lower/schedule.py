@@ -261,13 +261,20 @@ class Stage(Step):
 
 @dataclass(frozen=True, repr=False)
 class Prefetch(Step):
-    """The lines of a result that the innermost tile stores to, asked for before they are needed."""
+    """Lines of an array asked for before they are needed: those of a result that the innermost tile stores to, or,
+    with ``at``, those read ``ahead`` iterations of that range later.
+    """
 
     array: str
+    at: str = ""
+    ahead: int = 1
 
     def apply(self, nest: Nest, target: Target) -> Nest:
         buffer = _array(nest, self.array)
         found = False
+        if self.at:
+            kinds = ("loop", "thread", "unroll", "vector", "upcast")
+            return _each(nest, self.at, lambda loop: (steps.asked(loop, buffer, self.ahead),), kinds)
 
         def one(loop: Loop) -> Body | None:
             nonlocal found
@@ -481,9 +488,14 @@ def stage(array: str, at: str, layout: Sequence[str] | None = None) -> Stage:
     return Stage(array, at, None if layout is None else tuple(layout))
 
 
-def prefetch(array: str) -> Prefetch:
-    """Ask for the lines of a result that a tile stores to, before the tile is computed."""
-    return Prefetch(array)
+def prefetch(array: str, *, at: str = "", ahead: int = 1) -> Prefetch:
+    """Ask for lines of an array early: those of a result that a tile stores to, before the tile is computed; with
+    ``at``, those of an argument that are read ``ahead`` iterations of the range ``at`` later.
+
+    >>> prefetch("x", at="i", ahead=2)
+    rk.prefetch('x', at='i', ahead=2)
+    """
+    return Prefetch(array, at, ahead)
 
 
 def stream(array: str) -> Stream:

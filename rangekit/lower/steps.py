@@ -479,6 +479,40 @@ def prefetched(loop: Loop, buffer: UOp) -> Loop:
     return replace(loop, body=(*dict.fromkeys(before), *loop.body))
 
 
+def asked(loop: Loop, buffer: UOp, ahead: int) -> Loop:
+    """Before each read of ``buffer`` inside: the lines that it reads ``ahead`` iterations of ``loop`` later."""
+    lets = {s.var for s in walk(loop.body) if isinstance(s, Let)}
+    later = substitution({loop.var: alu(Op.ADD, loop.var, idx(ahead))})
+    found = False
+
+    def body(stmts: Body, known: frozenset[Prefetch]) -> Body:
+        nonlocal found
+        out: list[Stmt] = []
+        for s in stmts:
+            if isinstance(s, Loop):
+                out.append(replace(s, body=body(s.body, known)))
+                continue
+            for o in operands(s):
+                for read in _indexed(o, buffer):
+                    index = tuple(later(_ungated(i)) for i in read.src[1:])
+                    if loop.var in variables(read) and not variables(read) & lets:
+                        early = Prefetch(buffer, index)
+                        if early not in known:
+                            out.append(early)
+                        known |= {early}
+                        found = True
+            out.append(s)
+        return tuple(out)
+
+    new = replace(loop, body=body(loop.body, frozenset()))
+    if not found:
+        raise ScheduleError(
+            f"{buffer.arg.name} cannot be prefetched at {name_of(loop)}",
+            help="no read of it moves with that range alone",
+        )
+    return new
+
+
 def _ungated(i: UOp) -> UOp:
     while i.op is Op.WHERE and i.src[2].op is Op.INVALID:
         i = i.src[1]

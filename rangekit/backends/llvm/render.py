@@ -191,7 +191,11 @@ class _Function(Loops):
     def _prefetch(self, s: Prefetch) -> None:
         place = self.place(s.buffer, s.index)
         self.names.declared.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        vector = [lane for lane in place.axes if lane.width > 1]
+        every = max(1, ALIGN // (s.buffer.dtype.itemsize * math.prod(lane.width for lane in vector)))
         for position in self.positions(place.axes):
+            if place.step == 1 and any(position[lane] % every for lane in vector):
+                continue  # on the same line as the one before
             self.line(f"call void @llvm.prefetch.p0(ptr {self._pointer(place, position)}, i32 0, i32 3, i32 1)")
 
     # ---- loops -------------------------------------------------------------------------------------------------------

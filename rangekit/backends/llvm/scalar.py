@@ -6,6 +6,7 @@ float, compute, and round back.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 
 from rangekit.backends.llvm.convert import bitcast, cast, narrow, widen
@@ -15,6 +16,7 @@ from rangekit.ir.dtype import DType
 from rangekit.ir.ops import BINARY, COMPARE, MATH, TESTS, UNARY, Op
 from rangekit.ir.uop import UOp
 
+X86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
 Row = Callable[[Emitter, DType, Sequence[str]], str]  # of the operands' dtype and the operands
 
 
@@ -185,6 +187,27 @@ def _is_finite(e: Emitter, d: DType, args: Sequence[str]) -> str:
     return e.make(f"fcmp olt {e.type(d)} {_intrinsic('fabs')(e, d, args)}, {e.literal(float('inf'), d)}")
 
 
+def _float_extreme(op: Op, compare: str, name: str) -> Row:
+    """IEEE 754-2019 minimum or maximum: NaN wins, and -0 < +0. x86 has one instruction for ``a < b ? a : b``: taken
+    both ways round, it gives two answers, that differ only where a NaN or two zeros have to be looked at.
+    """
+
+    def row(e: Emitter, d: DType, args: Sequence[str]) -> str:
+        if not X86:
+            return e.intrinsic(name, TYPES[d], *args)
+        (a, b), kind, bits = args, e.type(d), e.wide(f"i{d.bits}")
+        one = e.select(e.make(f"fcmp {compare} {kind} {a}, {b}"), kind, a, b)
+        two = e.select(e.make(f"fcmp {compare} {kind} {b}, {a}"), kind, b, a)
+        one, two = (e.make(f"bitcast {kind} {v} to {bits}") for v in (one, two))
+        if op is Op.MIN:  # the bits of a NaN outlast any others, and so does a sign
+            return e.make(f"bitcast {bits} {e.make(f'or {bits} {one}, {two}')} to {kind}")
+        differ = e.make(f"xor {bits} {one}, {two}")
+        both = e.make(f"bitcast {bits} {e.make(f'or {bits} {one}, {differ}')} to {kind}")
+        return e.make(f"fsub {kind} {both}, {e.make(f'bitcast {bits} {differ} to {kind}')}")  # -0 - -0 is +0
+
+    return row
+
+
 def _float_rest(e: Emitter, d: DType, x: str, y: str) -> tuple[str, str, str]:
     """C's remainder, whether it is not 0, and whether its sign is not the divisor's."""
     kind, zero, flag = e.type(d), e.literal(0.0, d), e.wide("i1")
@@ -236,7 +259,8 @@ FLOAT: dict[Op, Row] = {  # float32 and float64
     Op.DIV: _instruction("fdiv"),     Op.NEG: _instruction("fneg"),
     Op.LT: _instruction("fcmp olt"),  Op.LE: _instruction("fcmp ole"),
     Op.EQ: _instruction("fcmp oeq"),  Op.NE: _instruction("fcmp une"),
-    Op.MAX: _intrinsic("maximum"),    Op.MIN: _intrinsic("minimum"),    Op.ABS: _intrinsic("fabs"),
+    Op.MAX: _float_extreme(Op.MAX, "ogt", "maximum"),
+    Op.MIN: _float_extreme(Op.MIN, "olt", "minimum"),                   Op.ABS: _intrinsic("fabs"),
     Op.FLOOR: _intrinsic("floor"),    Op.CEIL: _intrinsic("ceil"),      Op.TRUNC: _intrinsic("trunc"),
     Op.ROUND: _intrinsic("roundeven"),
     Op.ISNAN: _is_nan,                Op.ISFINITE: _is_finite,
