@@ -26,6 +26,7 @@ from rangekit.errors import (
     ScheduleError,
     ShapeError,
 )
+from rangekit.homonyms import pad, tile
 from rangekit.ir.dtype import (
     DType,
     bfloat16,
@@ -97,7 +98,6 @@ from rangekit.lang.movement import (
     flip,
     matrix_transpose,
     moveaxis,
-    pad,
     permute_dims,
     repeat,
     reshape,
@@ -142,7 +142,6 @@ from rangekit.lower.schedule import (
     unroll,
     upcast,
 )
-from rangekit.tile import tile
 
 __version__ = "0.1.0"
 

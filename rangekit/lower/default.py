@@ -15,8 +15,9 @@ from rangekit.ir.nest import Loop, Nest, Scratch, Store, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
+from rangekit.lower.copies import stageable
 from rangekit.lower.loops import carried, chain, exact, loops, name_of, parallel, single, span
-from rangekit.lower.model import Lanes, Row, cycles, reuse, rows
+from rangekit.lower.model import Lanes, Row, cycles, packed, reuse, rows
 from rangekit.lower.schedule import (
     Group,
     Prefetch,
@@ -30,7 +31,7 @@ from rangekit.lower.schedule import (
     Unroll,
     Upcast,
 )
-from rangekit.lower.steps import perfected, stageable
+from rangekit.lower.steps import perfected
 
 SMALL = 3000.0  # cycles below which a nest stays as it is
 THREADS = 60_000.0  # cycles from which threads pay
@@ -159,8 +160,7 @@ class _Region:
         listed: Sequence[Row] = self.listed
         v = lanes.vector
         if v is not None and self._blocked(Choice(0.0, lanes)) is not None:  # then all that is read has been packed
-            listed = [replace(r, strides={**dict.fromkeys(r.strides, lanes.block), v: 1}) if r.kind == "load" and r.strides is not None
-                      and v in r.strides else r for r in listed]  # fmt: skip
+            listed = [packed(r, v, lanes.block) for r in listed]
         # A tail is code, too, and lines stored to in part are read and written again and again.
         waste = (1 + 0.03 * tails + 0.05 * len(lanes.others)) * (1.15 if scattered else 1)
         return Choice(cycles(listed, lanes, self.target) * waste * self._crowded(lanes), lanes)

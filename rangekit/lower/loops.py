@@ -181,7 +181,7 @@ def carried(loop: Loop) -> list[Store]:
     return [
         s
         for s in walk(loop.body)
-        if isinstance(s, Store) and s.buffer not in own and not any(variables(i) & inner for i in s.index)
+        if isinstance(s, Store) and s.buffer not in own and not any(variables(ungated(i)) & inner for i in s.index)
     ]
 
 
@@ -229,3 +229,24 @@ def _most(n: UOp) -> int | None:
     if n.op is Op.IDIV and n.src[1].op is Op.CONST and n.src[1].arg > 0:
         return known[0] // int(n.src[1].arg)
     return None
+
+
+def reads(n: UOp, buffer: UOp) -> list[UOp]:
+    """The reads of a buffer in an expression."""
+    found = [n] if n.op is Op.INDEX and n.src[0] is buffer else []
+    return found + [f for s in n.src for f in reads(s, buffer)]
+
+
+def ungated(i: UOp) -> UOp:
+    """An index without the conditions under which it is used."""
+    while i.op is Op.WHERE and i.src[2].op is Op.INVALID:
+        i = i.src[1]
+    return i
+
+
+def gated(index: tuple[UOp, ...], condition: UOp) -> tuple[UOp, ...]:
+    """An index used only where a condition holds."""
+    first = index[0]
+    if first.op is Op.WHERE and first.src[2].op is Op.INVALID:
+        condition, first = alu(Op.AND, condition, first.src[0]), first.src[1]
+    return (UOp(Op.WHERE, dt.index, (condition, first, UOp(Op.INVALID, dt.index))), *index[1:])

@@ -239,6 +239,13 @@ def _access(row: Row, lanes: Lanes, width: int) -> float:
     return width * 1.5
 
 
+def packed(row: Row, v: UOp, block: int) -> Row:
+    """A load as it is of a copy whose last axis is the block of ``v``."""
+    if row.kind != "load" or row.strides is None or v not in row.strides:
+        return row
+    return replace(row, strides={**dict.fromkeys(row.strides, block), v: 1})
+
+
 def reuse(row: Row, lanes: Lanes, limit: int = 1 << 19) -> float:
     """How often a load reads the same elements: the iterations of loops around it that do not move it, those inside the
     vector's loop. Packed once for all of them, it is contiguous; if that takes no more than ``limit`` bytes.

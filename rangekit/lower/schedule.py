@@ -20,7 +20,7 @@ from rangekit.errors import ScheduleError
 from rangekit.ir.nest import Loop, Nest, Scratch, Store, variables, walk
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
-from rangekit.lower import steps
+from rangekit.lower import copies, parts, steps
 from rangekit.lower.loops import (
     Body,
     carried,
@@ -96,7 +96,7 @@ class Upcast(Step):
         inner = steps.in_lanes(inner, 1)
         if not parallel(loop):
             _in_order(loop, strict)
-            return steps.partial(replace(outer, body=(inner,)), inner)
+            return parts.partial(replace(outer, body=(inner,)), inner)
         return (replace(outer, body=(steps.sunk(inner),)),)
 
 
@@ -170,7 +170,7 @@ class Group(Step):
     def apply(self, nest: Nest, target: Target) -> Nest:
         def one(loop: Loop) -> Body:
             _in_order(loop, nest.strict)
-            return steps.grouped(loop, self.parts)
+            return parts.grouped(loop, self.parts)
 
         return _each(nest, self.name, one)
 
@@ -206,7 +206,7 @@ class Reorder(Step):
                 nested = self._ordered(nested)
                 names = [name_of(a) for a in nested]
                 around = nested[names.index(above) :]
-                body = steps.hoisted(around, moving, inside[:place], inside[place + 1 :])
+                body = parts.hoisted(around, moving, inside[:place], inside[place + 1 :])
                 whole = wrapped(nested[: names.index(above)], body)
                 outer = whole[0]
                 return self._moved(outer) if len(body) == 1 and isinstance(outer, Loop) else whole
@@ -254,7 +254,7 @@ class Stage(Step):
 
         def one(loop: Loop) -> Body:
             inner = any(a.kind == "thread" for a in loops(loop.body))
-            return (steps.staged(loop, buffer, self.layout, inner and loop.var not in inside),)
+            return (copies.staged(loop, buffer, self.layout, inner and loop.var not in inside),)
 
         return _each(nest, self.at, one, ("loop", "thread"))
 
@@ -269,12 +269,17 @@ class Prefetch(Step):
     at: str = ""
     ahead: int = 1
 
+    def __post_init__(self) -> None:
+        _size(self.ahead, "the distance of a prefetch")
+        if not isinstance(self.at, str):
+            raise ScheduleError(f"at={self.at!r} is not the name of a range")
+
     def apply(self, nest: Nest, target: Target) -> Nest:
         buffer = _array(nest, self.array)
         found = False
         if self.at:
             kinds = ("loop", "thread", "unroll", "vector", "upcast")
-            return _each(nest, self.at, lambda loop: (steps.asked(loop, buffer, self.ahead),), kinds)
+            return _each(nest, self.at, lambda loop: (copies.asked(loop, buffer, self.ahead),), kinds)
 
         def one(loop: Loop) -> Body | None:
             nonlocal found
@@ -283,12 +288,26 @@ class Prefetch(Step):
             if loop.kind == "loop" or not (stores and innermost):
                 return None
             found = True
-            return (steps.prefetched(loop, buffer),)
+            return (copies.prefetched(loop, buffer),)
 
         body = rewritten(nest.body, one)
         if not found:
             raise ScheduleError(f"no tile stores to {self.array}", help="upcast a range around its store first")
         return replace(nest, body=body)
+
+
+@dataclass(frozen=True, repr=False)
+class Pad(Step):
+    """A range's length rounded up to a multiple, the iterations past its end masked: no tail of another form."""
+
+    name: str
+    multiple: int
+
+    def __post_init__(self) -> None:
+        _size(self.multiple, "the multiple of a padding")
+
+    def apply(self, nest: Nest, target: Target) -> Nest:
+        return _each(nest, self.name, lambda loop: (steps.padded(loop, self.multiple),))
 
 
 @dataclass(frozen=True, repr=False)
@@ -438,7 +457,7 @@ def applicable(nest: Nest, proposed: Sequence[Step], target: Target) -> tuple[Sc
 
 
 _STEPS: dict[str, type[Step]] = {
-    t.__name__.lower(): t for t in (Tile, Upcast, Unroll, Thread, Group, Reorder, Stage, Prefetch, Stream)
+    t.__name__.lower(): t for t in (Tile, Upcast, Unroll, Thread, Group, Reorder, Stage, Prefetch, Pad, Stream)
 }
 
 
@@ -496,6 +515,15 @@ def prefetch(array: str, *, at: str = "", ahead: int = 1) -> Prefetch:
     rk.prefetch('x', at='i', ahead=2)
     """
     return Prefetch(array, at, ahead)
+
+
+def pad(name: str, multiple: int) -> Pad:
+    """Round a range's length up to a multiple; what its last iterations would read, store and reduce is masked.
+
+    >>> pad("i", 8)
+    rk.pad('i', 8)
+    """
+    return Pad(name, multiple)
 
 
 def stream(array: str) -> Stream:

@@ -92,5 +92,5 @@ def _lanes(loop: Loop, listed: list[Row], target: Target) -> int:
         if any(p.var is loop.var for p in row.path):
             widest = max(widest, row.buffer.dtype.itemsize)
     most = target.vector_bytes // max(widest, 2)
-    lanes = math.gcd(loop.width, 1 << (most.bit_length() - 1))
+    lanes = math.gcd(loop.width, 1 << (max(1, most).bit_length() - 1))
     return lanes

@@ -159,6 +159,34 @@ def test_a_schedule_is_data() -> None:
     assert hash(s) == hash(rk.Schedule.from_json(s.to_json()))
 
 
+def test_a_padded_range_has_whole_blocks() -> None:
+    k = product.schedule(rk.pad("j", 8), rk.upcast("j", 8), rk.pad("k", 2), rk.unroll("k", 2))
+    a, b = rand(2, 3), rand(3, 5)
+    assert (
+        text(k, a, b) == """\
+for i in 0..2:
+    for j in 0..1:
+        vector j.t in 0..8:
+            acc = 0.0
+            for k in 0..2:
+                unroll k.t in 0..2:
+                    acc += where(k * 2 + k.t < 3, a[i, k * 2 + k.t if k * 2 + k.t < 3] * """
+        """b[k * 2 + k.t, j * 8 + j.t if (k * 2 + k.t < 3) & (j * 8 + j.t < 5)], 0.0)
+            out[i, j * 8 + j.t if j * 8 + j.t < 5] = acc
+"""
+    )
+    np.testing.assert_allclose(k(a, b), a @ b, rtol=1e-5)
+
+
+def test_what_is_read_may_be_asked_for_early() -> None:
+    k = product.schedule(rk.upcast("j", 16), rk.prefetch("b", at="k", ahead=4))
+    a, b = rand(5, 33), rand(33, 40)
+    assert k.lower(a, b).as_text("llvm").count("call void @llvm.prefetch") == 2  # the main block and the tail's
+    np.testing.assert_allclose(k(a, b), a @ b, rtol=1e-4)
+    with pytest.raises(ScheduleError, match="no read of it moves with that range"):
+        product.schedule(rk.prefetch("a", at="j")).lower(a, b)
+
+
 def test_a_schedule_saves_and_loads(tmp_path: Any) -> None:
     a, b = rand(200, 200), rand(200, 200)
     chosen = product.lower(a, b).kernels[0].schedule
@@ -171,7 +199,9 @@ def test_a_schedule_saves_and_loads(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     "bad", ["", "[]", "{}", '{"version": 99, "steps": []}', '{"version": 1, "steps": [["os.system", {}]]}',
             '{"version": 1, "steps": [["tile", {"name": "i"}]]}',
-            '{"version": 1, "steps": [["tile", {"name": "i", "size": 0}]]}'],
+            '{"version": 1, "steps": [["tile", {"name": "i", "size": 0}]]}',
+            '{"version": 1, "steps": [["pad", {"name": "i", "multiple": 0}]]}',
+            '{"version": 1, "steps": [["prefetch", {"array": "x", "at": 3}]]}'],
 )  # fmt: skip
 def test_what_is_no_schedule_does_not_load(bad: str) -> None:
     with pytest.raises(ScheduleError):
@@ -247,7 +277,7 @@ def random_step(rng: random.Random, nest: Nest) -> steps.Step | None:
     return rng.choice([
         steps.Tile(name, size), steps.Upcast(name, size), steps.Upcast(name, size), steps.Unroll(name, size),
         steps.Thread(name), steps.Group(name, size), steps.Reorder(order), steps.Stage(array, name),
-        steps.Prefetch(array), steps.Stream(array),
+        steps.Prefetch(array), steps.Prefetch(array, name, size), steps.Pad(name, size), steps.Stream(array),
     ])  # fmt: skip
 
 

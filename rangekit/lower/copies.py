@@ -1,0 +1,165 @@
+"""Copies of what is read, packed into scratch arrays, and lines asked for before they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rangekit.errors import ScheduleError
+from rangekit.ir import dtype as dt
+from rangekit.ir.nest import Let, Loop, Prefetch, Scratch, Stmt, Store, operands, variables, walk
+from rangekit.ir.ops import Op
+from rangekit.ir.uop import UOp, alu, idx, new_buffer
+from rangekit.lower.loops import Body, mapped, name_of, parallel, reads, span, substitution, ungated, variable, wrapped
+
+
+def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool) -> Loop:
+    """Inside one iteration of ``loop``: what is read of ``buffer`` copied first into a scratch array, packed.
+
+    The copy has an axis for each inner loop that the read depends on, by default loops over blocks first, then those of
+    reductions, then lanes, the vector last: so the innermost loops read it from front to back. What is computed from
+    the read alone, a conversion or a mask, is done as it is copied.
+    """
+    written = {s.buffer for s in walk(loop.body) if isinstance(s, Store)}
+    found = stageable(loop.body, buffer)
+    if not found:
+        raise ScheduleError(
+            f"{name_of(loop)} does not read {buffer.arg.name}", help="stage it at a loop around its use"
+        )
+    if buffer in written:
+        raise ScheduleError(f"{buffer.arg.name} cannot be staged: it is written there")
+    inner = {s.var: s for s in walk(loop.body) if isinstance(s, Loop)}
+    lets = {s.var for s in walk(loop.body) if isinstance(s, Let)}
+    before: list[Stmt] = []
+    known: dict[UOp, UOp] = {}
+    made: dict[object, UOp] = {}  # equal but for the names of the loops around: one copy serves them all
+    for read in found:
+        used_here = variables(read)
+        if used_here & lets:
+            raise ScheduleError(f"{buffer.arg.name} cannot be staged: where it is read depends on data")
+        mine = [inner[v] for v in inner if v in used_here]
+        sizes = [span(a) for a in mine]
+        if any(n is None for n in sizes):
+            raise ScheduleError(f"{buffer.arg.name} cannot be staged: a loop around its use has no constant length")
+        axes = laid_out(mine, layout, loop)
+        fresh = {a.var: variable(name_of(a)) for a in axes}
+        sub = substitution(fresh)
+        same = substitution({a.var: UOp(Op.VAR, dt.index, (), ("axis", n)) for n, a in enumerate(axes)})
+        key = (tuple((span(a), a.kind, same(a.lo), same(a.hi)) for a in axes), same(read))
+        if key in made:
+            known[read] = UOp(Op.INDEX, read.dtype, (made[key], *(a.var for a in axes)))
+            continue
+        array = new_buffer(read.dtype, tuple(span(a) or 0 for a in axes), buffer.arg.name + "_tile", "local")
+        made[key] = array
+        copy: Body = (Store(array, tuple(fresh[a.var] for a in axes), sub(read)),)
+        order = sorted(axes, key=lambda a: (a.kind == "vector", a.kind == "upcast"))
+        around = []
+        for a in order:
+            lo, hi = sub(a.lo), sub(a.hi)
+            missing = (variables(lo) | variables(hi)) & (inner.keys() - set())
+            if missing:
+                raise ScheduleError(f"{buffer.arg.name} cannot be staged: the length of {name_of(a)} varies")
+            around.append(replace(a, var=fresh[a.var], lo=lo, hi=hi, body=(),
+                                  kind="loop" if a.kind == "thread" else a.kind))  # fmt: skip
+        around = _nested(around)
+        if threads and around and around[0].kind == "loop" and span(around[0]) != 1:
+            around[0] = replace(around[0], kind="thread", width=1)
+        before += [Scratch(array), *wrapped(around, copy)]
+        known[read] = UOp(Op.INDEX, read.dtype, (array, *(a.var for a in axes)))
+    return replace(loop, body=(*before, *mapped(loop.body, substitution(known))))
+
+
+def stageable(body: Body, buffer: UOp) -> list[UOp]:
+    """What is computed from reads of ``buffer`` and varies with nothing else: what a stage of it copies."""
+    written = {s.buffer for s in walk(body) if isinstance(s, Store)}
+    return list(dict.fromkeys(n for s in walk(body) for o in operands(s) for n in _around(o, buffer, written)))
+
+
+def _around(n: UOp, buffer: UOp, written: set[UOp]) -> list[UOp]:
+    """The largest expressions around reads of ``buffer`` that vary with no more than the read itself."""
+    found = reads(n, buffer)
+    if not found:
+        return []
+    own = [frozenset().union(*map(variables, r.src[1:])) for r in found]
+    if (
+        n.dtype is not dt.index
+        and all(v == variables(n) for v in own)
+        and not any(_reads(n, b) for b in written - {buffer})
+    ):
+        return [n]
+    if n.op is Op.INDEX and n.src[0] is buffer:
+        return [n]
+    return [found for s in n.src for found in _around(s, buffer, written)]
+
+
+def _reads(n: UOp, buffer: UOp) -> bool:
+    return n is buffer or any(_reads(s, buffer) for s in n.src)
+
+
+def _nested(around: list[Loop]) -> list[Loop]:
+    """Loops in an order in which the bounds of each are known."""
+    out: list[Loop] = []
+    left = list(around)
+    while left:
+        names = {a.var for a in left}
+        free = next(a for a in left if not (variables(a.lo) | variables(a.hi)) & (names - {a.var}))
+        out.append(free)
+        left.remove(free)
+    return out
+
+
+def laid_out(mine: list[Loop], layout: Sequence[str] | None, at: Loop) -> list[Loop]:
+    """Loops in the order of a packed array's axes: as named, or blocks, reductions, lanes."""
+    if layout is not None:
+        by_name = {name_of(a): a for a in mine}
+        if set(layout) != set(by_name):
+            raise ScheduleError(f"layout= names {', '.join(layout)}; the read depends on {', '.join(by_name)}")
+        return [by_name[n] for n in layout]
+    rank = {"loop": 0, "thread": 0, "unroll": 1, "upcast": 2, "vector": 3}
+    return sorted(mine, key=lambda a: max(rank[a.kind], 1 if not parallel(a) else 0))
+
+
+def prefetched(loop: Loop, buffer: UOp) -> Loop:
+    """At the start of each iteration of ``loop``: the lines of ``buffer`` that this iteration stores to, asked for."""
+    stores = [s for s in walk(loop.body) if isinstance(s, Store) and s.buffer is buffer]
+    known = {loop.var, *(v for s in loop.body if isinstance(s, Let) for v in (s.var,))}
+    inner = {s.var for s in walk(loop.body) if isinstance(s, Loop)} - known
+    before = []
+    for s in stores:
+        zero = substitution({v: idx(0) for v in inner})
+        before.append(Prefetch(buffer, tuple(zero(ungated(i)) for i in s.index)))
+    return replace(loop, body=(*dict.fromkeys(before), *loop.body))
+
+
+def asked(loop: Loop, buffer: UOp, ahead: int) -> Loop:
+    """Before each read of ``buffer`` inside: the lines that it reads ``ahead`` iterations of ``loop`` later."""
+    lets = {s.var for s in walk(loop.body) if isinstance(s, Let)}
+    later = substitution({loop.var: alu(Op.ADD, loop.var, idx(ahead))})
+    found = False
+
+    def body(stmts: Body, known: frozenset[Prefetch]) -> Body:
+        nonlocal found
+        out: list[Stmt] = []
+        for s in stmts:
+            if isinstance(s, Loop):
+                out.append(replace(s, body=body(s.body, known)))
+                continue
+            for o in operands(s):
+                for read in reads(o, buffer):
+                    index = tuple(later(ungated(i)) for i in read.src[1:])
+                    if loop.var in variables(read) and not variables(read) & lets:
+                        early = Prefetch(buffer, index)
+                        if early not in known:
+                            out.append(early)
+                        known |= {early}
+                        found = True
+            out.append(s)
+        return tuple(out)
+
+    new = replace(loop, body=body(loop.body, frozenset()))
+    if not found:
+        raise ScheduleError(
+            f"{buffer.arg.name} cannot be prefetched at {name_of(loop)}",
+            help="no read of it moves with that range alone",
+        )
+    return new
