@@ -7,11 +7,11 @@ from typing import Any, overload
 
 from rangekit.lang import movement
 from rangekit.lang.tensor import Tensor
-from rangekit.lower import schedule
+from rangekit.lower import schedule, step
 
 
 @overload
-def tile(x: str, repetitions: int, /) -> schedule.Tile: ...
+def tile(x: str, repetitions: int, /) -> step.Tile: ...
 @overload
 def tile(x: Any, repetitions: tuple[int, ...], /) -> Tensor: ...
 def tile(x: Any, repetitions: Any, /) -> Any:
@@ -28,7 +28,7 @@ def tile(x: Any, repetitions: Any, /) -> Any:
 
 
 @overload
-def pad(x: str, multiple: int, /) -> schedule.Pad: ...
+def pad(x: str, multiple: int, /) -> step.Pad: ...
 @overload
 def pad(x: Any, width: int | Sequence[Any], /, value: Any = 0) -> Tensor: ...
 def pad(x: Any, width: Any, /, value: Any = 0) -> Any:

@@ -15,7 +15,7 @@ from rangekit.errors import DeviceError
 from rangekit.lang import trace
 from rangekit.lang.tensor import Runtime
 from rangekit.lower.pipeline import Options
-from rangekit.lower.schedule import Step
+from rangekit.lower.step import Step
 from rangekit.lowered import Lowering
 from rangekit.outside import realize
 from rangekit.program import device_named

@@ -15,14 +15,15 @@ from rangekit.ir.nest import Loop, Nest, Scratch, Store, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
+from rangekit.lower.blocks import perfected
 from rangekit.lower.copies import stageable
 from rangekit.lower.loops import carried, chain, exact, loops, name_of, parallel, single, span
 from rangekit.lower.model import Lanes, Row, cycles, packed, reuse, rows
-from rangekit.lower.schedule import (
+from rangekit.lower.schedule import Schedule
+from rangekit.lower.step import (
     Group,
     Prefetch,
     Reorder,
-    Schedule,
     Stage,
     Step,
     Stream,
@@ -31,7 +32,6 @@ from rangekit.lower.schedule import (
     Unroll,
     Upcast,
 )
-from rangekit.lower.steps import perfected
 
 SMALL = 3000.0  # cycles below which a nest stays as it is
 THREADS = 60_000.0  # cycles from which threads pay

@@ -14,6 +14,7 @@ from rangekit.ir.nest import Let, Loop, Scratch, Stmt, Store, variables, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.uop import UOp, alu, idx, new_buffer
+from rangekit.lower.blocks import tile
 from rangekit.lower.copies import laid_out
 from rangekit.lower.loops import (
     Body,
@@ -27,7 +28,6 @@ from rangekit.lower.loops import (
     variable,
     wrapped,
 )
-from rangekit.lower.steps import tile
 
 
 def partial(loop: Loop, inner: Loop) -> Body:

@@ -25,8 +25,9 @@ from rangekit.lower.legalize import legalize
 from rangekit.lower.linearize import linearize
 from rangekit.lower.rangeify import rangeify
 from rangekit.lower.recall import recall
-from rangekit.lower.schedule import Schedule, Step, applicable, scheduled
+from rangekit.lower.schedule import Schedule, applicable, scheduled
 from rangekit.lower.split import split
+from rangekit.lower.step import Step
 from rangekit.lower.widen import widened
 from rangekit.source import Position
 

@@ -15,9 +15,10 @@ from rangekit.errors import ScheduleError
 from rangekit.ir.nest import Nest
 from rangekit.ir.ops import Op
 from rangekit.ir.target import CPU
-from rangekit.lower import schedule as steps
+from rangekit.lower import step as steps
+from rangekit.lower.blocks import perfected
 from rangekit.lower.loops import loops, name_of
-from rangekit.lower.steps import perfected
+from rangekit.lower.schedule import scheduled
 from tests.generator import Loops, Program
 from tests.test_properties import close, kernel_of
 
@@ -307,7 +308,7 @@ def check(
     for nest in program.lowered.plain:
         chosen = random_schedule(rng, nest)
         what += f"\n{chosen}"
-        new = steps.scheduled(nest, chosen, CPU)
+        new = scheduled(nest, chosen, CPU)
         fault = np.zeros(4, np.int64)
         CpuDevice().compile(new)([arrays[p.arg.slot] if p.op is Op.PARAM else memory[p] for p in new.params], fault)
     for p, b in zip(program.lowered.outputs, want, strict=True):
