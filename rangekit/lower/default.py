@@ -11,34 +11,29 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from rangekit.ir.nest import Loop, Nest, Scratch, Store, walk
+from rangekit.ir.nest import Loop, Nest, Scratch, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
+from rangekit.lower.blocking import THREADS, Blocks
 from rangekit.lower.blocks import perfected
-from rangekit.lower.copies import stageable
 from rangekit.lower.loops import carried, chain, exact, loops, name_of, parallel, single, span
 from rangekit.lower.model import Lanes, Row, cycles, packed, reuse, rows
 from rangekit.lower.schedule import Schedule
 from rangekit.lower.step import (
     Group,
-    Prefetch,
     Reorder,
     Stage,
     Step,
     Stream,
     Thread,
-    Tile,
     Unroll,
     Upcast,
 )
 
 SMALL = 3000.0  # cycles below which a nest stays as it is
-THREADS = 60_000.0  # cycles from which threads pay
 CHUNK = 40_000.0  # cycles of work handed to a thread at once
 PARTS = 256  # of a reduction over everything
-PAGE = 4096  # bytes
-BAND = 8  # rows read together of what is read down its columns
 BLOCKS = (8, 16, 24, 32)  # of a vector's loop
 TILES = (2, 3, 4, 6, 8, 12)  # of a second loop in step
 
@@ -87,6 +82,7 @@ class _Region:
         self.chain = found[:count]
         self.body = self.chain[-1].body if self.chain else (loop,)
         self.inside = list(loops(self.body))
+        self.blocks = Blocks(self.chain, self.body, self.listed, nest, target, handle)
         self.scratch = sum(
             math.prod(s.buffer.shape) * s.buffer.dtype.itemsize
             for s in walk(self.body) if isinstance(s, Scratch) and s.buffer.shape
@@ -97,8 +93,8 @@ class _Region:
         if not self.chain:
             return self._reduction()
         best = min(self._choices(), key=lambda c: c.cost)
-        steps = self._blocked(best) or self._banded(best)
-        if steps is not None:
+        steps = self.blocks.blocked(best.lanes, best.cost) or self.blocks.banded(best.lanes, best.cost)
+        if steps:
             return steps
         return [*self._in_step(best), *self._packed(best), *self._threads(best), *self._streams(best)]
 
@@ -159,7 +155,7 @@ class _Region:
                         for r in self.listed if lanes.vector is not None)  # fmt: skip
         listed: Sequence[Row] = self.listed
         v = lanes.vector
-        if v is not None and self._blocked(Choice(0.0, lanes)) is not None:  # then all that is read has been packed
+        if v is not None and self.blocks.operands(lanes) is not None:  # then all that is read has been packed
             listed = [packed(r, v, lanes.block) for r in listed]
         # A tail is code, too, and lines stored to in part are read and written again and again.
         waste = (1 + 0.03 * tails + 0.05 * len(lanes.others)) * (1.15 if scattered else 1)
@@ -231,106 +227,6 @@ class _Region:
                 if step not in (None, 0, 1) and lanes.vector in row.deps and reuse(row, lanes) >= 4:
                     names.append(row.buffer.arg.name)
         return [Stage(name, self.handle[lanes.vector]) for name in dict.fromkeys(names)]
-
-    # ---- blocks ------------------------------------------------------------------------------------------------------
-
-    def _blocked(self, choice: Choice) -> list[Step] | None:
-        """Blocks for the caches, where one reduction reads its operands again and again; None where it does not.
-
-        K. Goto, R. van de Geijn, Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008: the blocks of
-        one operand stay in the second cache, a panel of the other in the first. Half a panel more than fits the first
-        cache is better still: it comes once for each block, and the result is read and written less often.
-        """
-        lanes = choice.lanes
-        top = [s for s in self.body if isinstance(s, Loop)]
-        if lanes.vector is None or len(lanes.others) != 1 or len(top) != 1 or len(self.inside) != 1:
-            return None
-        (u, m), v = lanes.others[0], lanes.vector
-        (k,) = self.inside
-        if parallel(k) or u is k.var or v is k.var or k.hi.op is not Op.CONST or not single(k):
-            return None
-        sizes = {a.var: span(a) for a in (*self.chain, k)}
-        if any(n is None for n in sizes.values()):
-            return None
-        length, rows_u, rows_v = (sizes[x] or 0 for x in (k.var, u, v))
-        loads = [r for r in self.listed if r.kind == "load" and k.var in r.deps and r.buffer in self.nest.params]
-        if any(r.strides is None or r.deps - set(r.strides) for r in loads):
-            return None
-        kept = [s.buffer.dtype.itemsize for s in walk(self.body) if isinstance(s, Scratch) and not s.buffer.shape]
-        item = max([r.buffer.dtype.itemsize for r in loads if r.buffer is not None] + kept)  # packed as computed with
-        by_u = [r for r in loads if u in r.deps and v not in r.deps]
-        by_v = [r for r in loads if v in r.deps and u not in r.deps]
-        target = self.target
-        if not by_u or not by_v or length * rows_v * item <= target.l1_bytes or rows_u < 4 * m or length < 32:
-            return None
-        depth = _even(length, target.l1_bytes * 3 // 2 // (lanes.block * item), 4)
-        tall = _even(rows_u, max(m, target.l2_bytes // 2 // (depth * item)), m)
-        if target.threads:
-            tall = min(tall, _even(rows_u, max(m, -(-rows_u // 8)), m))
-        wide = _even(rows_v, max(lanes.block, target.l3_bytes // 4 // (depth * item)), lanes.block)
-        name_u, name_v, name_k = self.handle[u], self.handle[v], self.handle[k.var]
-        steps: list[Step] = [Tile(name_u, tall), Tile(name_v, wide), Upcast(f"{name_u}.t", m),
-                             Upcast(f"{name_v}.t", lanes.block)]  # fmt: skip
-        batch = [self.handle[a.var] for a in self.chain if a.var not in (u, v)]
-        split = length > depth
-        if split:
-            steps += [Tile(name_k, depth), Unroll(f"{name_k}.t", 4)]
-            order = [*batch, name_v, name_k, name_u, f"{name_v}.t", f"{name_u}.t"]
-        else:
-            steps.append(Unroll(name_k, 4))
-            order = [*batch, name_v, name_u, f"{name_v}.t", f"{name_u}.t"]
-        steps.append(Reorder(tuple(order)))
-        stores = [s for s in walk(self.body) if isinstance(s, Store) and s.buffer in self.nest.outputs]
-        if split and len(stores) == 1:
-            steps.append(Prefetch(stores[0].buffer.arg.name))
-        big = choice.cost > THREADS and target.threads
-        blocks = -(-rows_u // tall)
-        if big:
-            many = [a for a in self.chain if a.var not in (u, v) and (span(a) or 1) >= 8]
-            steps.append(Thread(self.handle[many[0].var] if many else name_u) if many or blocks > 1
-                         else Thread(name_v) if rows_v > wide else Thread(f"{name_v}.t"))  # fmt: skip
-        copied: set[UOp] = set()
-        for listed, at in ((by_u, name_u), (by_v, name_k if split else name_v)):
-            for buffer in dict.fromkeys(r.buffer for r in listed if r.buffer is not None):
-                whole = set(stageable((k,), buffer))
-                if not whole <= copied:  # a mask is copied with what it masks
-                    steps.append(Stage(buffer.arg.name, at))
-                copied |= whole
-        return steps
-
-    def _banded(self, choice: Choice) -> list[Step] | None:
-        """Bands for what is read once, down its columns: each row of it is on another page, and pages are found slowly.
-        A few rows of a band as wide as a page, then the next few, with the sums waiting in the results.
-        """
-        lanes = choice.lanes
-        top = [s for s in self.body if isinstance(s, Loop)]
-        if lanes.vector is None or len(top) != 1 or len(self.inside) != 1 or choice.cost < THREADS:
-            return None
-        v, (k,) = lanes.vector, self.inside
-        if parallel(k) or lanes.count(k.var) > 1 or k.lo.op is not Op.CONST or k.hi.op is not Op.CONST:
-            return None
-        length, rows_v = span(k) or 0, span(self._loop(v))
-        if length < 4 * BAND or rows_v is None or not all(t.update is not None for t in carried(k)):
-            return None
-        items = [r.buffer.dtype.itemsize for r in self.listed if r.kind == "load" and r.buffer is not None
-                 and r.strides is not None and r.strides.get(v) == 1
-                 and r.strides.get(k.var, 0) * r.buffer.dtype.itemsize >= PAGE // 2
-                 and length * rows_v * r.buffer.dtype.itemsize > self.target.l2_bytes]  # fmt: skip
-        if not items or rows_v < 4 * lanes.block:
-            return None
-        wide = _even(rows_v, min(PAGE // max(items), rows_v // 4), lanes.block)
-        name_v, name_k = self.handle[v], self.handle[k.var]
-        steps: list[Step] = [Tile(name_v, wide), Upcast(f"{name_v}.t", lanes.block)]
-        steps += [Upcast(self.handle[u], n) for u, n in lanes.others]
-        steps += [Tile(name_k, BAND), Unroll(f"{name_k}.t", 4 if lanes.others else BAND)]
-        rest = [self.handle[a.var] for a in self.chain if a.var is not v]
-        beside = [self.handle[u] for u, _ in lanes.others]
-        batch = [n for n in rest if n not in beside]
-        steps.append(Reorder((*batch, name_v, name_k, f"{name_v}.t", *beside)))
-        if self.target.threads:
-            many = [n for a in self.chain if (n := self.handle[a.var]) in batch and (span(a) or 1) >= 8]
-            steps.append(Thread(many[0] if many else name_v))
-        return steps
 
     # ---- threads -----------------------------------------------------------------------------------------------------
 
@@ -415,13 +311,6 @@ class _Region:
             ):
                 steps.append(Stream(b.arg.name))
         return list(dict.fromkeys(steps))
-
-
-def _even(total: int, most: int, unit: int) -> int:
-    """A block size near ``most``, a multiple of ``unit``, that splits ``total`` evenly."""
-    most = max(unit, most)
-    count = max(1, -(-total // most))
-    return max(unit, -(-total // (count * unit)) * unit)
 
 
 def _joined(steps: Sequence[Step], names: dict[str, int]) -> Schedule:

@@ -13,7 +13,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -175,10 +175,10 @@ class Code:
             if forever:
                 self._library.detach()
 
-    def __del__(self) -> None:
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # Never outside the lock, which a fork must find free, and never waiting for it: this may run anywhere.
         library = getattr(self, "_library", None)
-        if library is None or sys.is_finalizing():
+        if library is None or finalizing():
             return
         _unloaded.append(library)
         if _lock.acquire(blocking=False):
