@@ -41,8 +41,8 @@ class Step:
         return any(step.startswith("rk.thread") for step in self.schedule)
 
 
-BLOCKS = ('rk.tile("i", 172)', 'rk.tile("j", 1032)', 'rk.upcast("i.t", 4)', 'rk.upcast("j.t", 24)',
-          'rk.tile("k", 256)', 'rk.unroll("k.t", 4)', 'rk.reorder("j", "k", "i", "j.t", "i.t")')  # fmt: skip
+BLOCKS = ('rk.tile("i", 128)', 'rk.tile("j", 1032)', 'rk.upcast("i.t", 4)', 'rk.upcast("j.t", 24)',
+          'rk.tile("k", 512)', 'rk.unroll("k.t", 4)', 'rk.reorder("j", "k", "i", "j.t", "i.t")')  # fmt: skip
 PACK_A, PACK_B = 'rk.stage("a", at="i")', 'rk.stage("b", at="k")'
 
 STEPS = (
@@ -72,7 +72,7 @@ STEPS = (
     Step(
         "Blocks for the caches",
         "A tile's operands come from memory again and again, because whole rows and columns do not stay in the caches. "
-        "With blocks, a panel of b stays in the first cache and a block of a in the second while they are used.",
+        "With blocks, a panel of b stays in the first caches and a block of a in the second while they are used.",
         BLOCKS,
     ),
     Step(

@@ -43,10 +43,28 @@ def default(nest: Nest, target: Target) -> Schedule:
     if not target.vector_bytes or nest.prints:
         return Schedule()
     nest = replace(nest, body=perfected(nest.body))
-    listed = rows(nest.body)
-    total = cycles(listed, Lanes(), target)
-    if total < SMALL:
+    if cycles(rows(nest.body), Lanes(), target) < SMALL:
         return Schedule()
+    regions, names = _regions(nest, target)
+    return _joined([s for region in regions for s in region.plan()], names)
+
+
+def alternatives(nest: Nest, target: Target, most: int) -> list[Schedule]:
+    """Schedules for up to ``most`` choices of lanes of each loop at the top of a nest, the others' as by default."""
+    if not target.vector_bytes or nest.prints:
+        return []
+    nest = replace(nest, body=perfected(nest.body))
+    regions, names = _regions(nest, target)
+    plans = [[r.plan(), *r.plans(most)] for r in regions]
+    out = []
+    for place, several in enumerate(plans):
+        for plan in several:
+            out.append(_joined([s for n, p in enumerate(plans) for s in (plan if n == place else p[0])], names))
+    return list(dict.fromkeys(out))
+
+
+def _regions(nest: Nest, target: Target) -> tuple[list[_Region], dict[str, int]]:
+    """The loops at the top of a nest, and how many loops there are of each name."""
     names: dict[str, int] = {}
     handle: dict[UOp, str] = {}
     for loop in loops(nest.body):
@@ -55,11 +73,7 @@ def default(nest: Nest, target: Target) -> Schedule:
     for loop in loops(nest.body):
         if names[name_of(loop)] == 1:
             handle[loop.var] = name_of(loop)
-    steps: list[Step] = []
-    for s in nest.body:
-        if isinstance(s, Loop):
-            steps += _Region(s, nest, target, handle).plan()
-    return _joined(steps, names)
+    return [_Region(s, nest, target, handle) for s in nest.body if isinstance(s, Loop)], names
 
 
 @dataclass(frozen=True)
@@ -93,10 +107,17 @@ class _Region:
         if not self.chain:
             return self._reduction()
         best = min(self._choices(), key=lambda c: c.cost)
-        steps = self.blocks.blocked(best.lanes, best.cost) or self.blocks.banded(best.lanes, best.cost)
-        if steps:
-            return steps
-        return [*self._in_step(best), *self._packed(best), *self._threads(best), *self._streams(best)]
+        blocks = self.blocks.blocked(best.lanes, best.cost) or self.blocks.banded(best.lanes, best.cost)
+        return blocks or self._plain(best)
+
+    def plans(self, most: int) -> Iterator[list[Step]]:
+        """Steps for the choices that cost least, each in all the ways that it allows."""
+        for choice in sorted(self._choices(), key=lambda c: c.cost)[:most] if self.chain else ():
+            yield from filter(None, (self.blocks.blocked(choice.lanes, choice.cost), self._plain(choice),
+                                     self.blocks.banded(choice.lanes, choice.cost)))  # fmt: skip
+
+    def _plain(self, choice: Choice) -> list[Step]:
+        return [*self._in_step(choice), *self._packed(choice), *self._threads(choice), *self._streams(choice)]
 
     # ---- lanes -------------------------------------------------------------------------------------------------------
 
