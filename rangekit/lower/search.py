@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from rangekit.errors import ScheduleError
 from rangekit.ir.nest import Loop, Nest, Scratch, Stmt, Store, walk
-from rangekit.ir.show import nest_text
+from rangekit.ir.nest import Prefetch as Ahead
+from rangekit.ir.show import expression, nest_text
 from rangekit.ir.target import Target
 from rangekit.lower.blocks import perfected
 from rangekit.lower.default import alternatives, default
@@ -36,19 +37,16 @@ def proposals(nest: Nest, target: Target) -> list[Schedule]:
 def neighbours(nest: Nest, schedule: Sequence[Step], target: Target) -> list[Schedule]:
     """Schedules that differ from one by a change: another size, a step less, a step more, another order of loops."""
     steps = tuple(schedule)
-    known = {nest_text(scheduled(nest, steps, target))}
+    known = {_key(scheduled(nest, steps, target))}
     changed = (*_sizes(steps), *_orders(steps), *_fewer(steps), *_more(nest, steps, target))
     return _distinct(nest, changed, target, known)
 
 
 def fits(nest: Nest, target: Target) -> bool:
-    """Whether a scheduled nest is worth compiling: registers for its accumulators, memory for its copies, little code."""
+    """Whether a scheduled nest is worth compiling: few accumulators, small copies, little code."""
     size = sum(math.prod(s.buffer.shape) * s.buffer.dtype.itemsize for s in walk(nest.body) if isinstance(s, Scratch))
-    return (
-        size <= SCRATCH
-        and _accumulators(nest.body, target, 1.0) <= 2 * target.registers
-        and _copies(nest.body) <= COPIES
-    )
+    vectors = _accumulators(nest.body, target, 1.0)
+    return size <= SCRATCH and vectors <= 2 * target.registers and _copies(nest.body) <= COPIES
 
 
 def _accumulators(body: Sequence[Stmt], target: Target, lanes: float) -> float:
@@ -80,11 +78,24 @@ def _distinct(nest: Nest, found: Iterable[Sequence[Step]], target: Target, known
             new = scheduled(nest, tuple(steps), target)
         except ScheduleError:
             continue
-        text = nest_text(new)
-        if text not in known and fits(new, target):
-            known.add(text)
+        key = _key(new)
+        if key not in known and fits(new, target):
+            known.add(key)
             out.append(Schedule(steps))
     return out
+
+
+def _key(nest: Nest) -> str:
+    """The same for nests that run alike: their text, and what it does not show."""
+    hidden: list[object] = []
+    for s in walk(nest.body):
+        if isinstance(s, Loop):
+            hidden.append((s.kind, s.width, s.lanes))
+        elif isinstance(s, Store):
+            hidden.append(s.stream)
+        elif isinstance(s, Ahead):
+            hidden.append((s.buffer.arg.name, *map(expression, s.index)))
+    return f"{nest_text(nest)}{hidden}"
 
 
 # ---- changes ---------------------------------------------------------------------------------------------------------
@@ -191,6 +202,3 @@ def _more(nest: Nest, steps: tuple[Step, ...], target: Target) -> Iterator[tuple
         if a.kind == "loop" and (span(a) or 0) >= 64:
             for size in (16, 64, 256):
                 yield (*steps, Tile(name_of(a), size))
-
-
-__all__ = ["fits", "neighbours", "proposals"]
