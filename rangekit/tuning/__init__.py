@@ -1,0 +1,1 @@
+"""Measured search for schedules: what proposes lowers, what measures is another process, what is found is kept."""
