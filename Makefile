@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench replay clean
 
 demo: .venv/stamp
 	$(BIN)/python -m rangekit demo
@@ -23,6 +23,10 @@ lint: .venv/stamp
 # Everything against NumPy, torch, JAX and numba: half an hour on a quiet machine. Tables go to benchmarks/results/.
 bench: .venv/peers
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# What the changes since the last commit, or those of the last commit, do to the code that is made.
+replay: .venv/stamp
+	$(BIN)/python scripts/replay.py $(REPLAY)
 
 .venv/peers: .venv/stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
