@@ -199,9 +199,9 @@ def _span(node: UOp, of: list[Span]) -> Span:
     if op is Op.CONST and dtype.kind in "biux":
         return int(node.arg), int(node.arg)
     if op is Op.RANGE:
-        return 0, max(node.extent - 1, 0)
+        return 0, node.extent - 1 if node.extent else 1  # of no value at all anything holds, but it is not known
     if op is Op.GUARD:
-        return 0, max(node.arg[2] - 1, 0)
+        return 0, node.arg[2] - 1 if node.arg[2] else 1
     if op in (Op.REDUCE, Op.GET) and of:
         span = _reduced(node, of[0])
     elif op in COMPARE:

@@ -19,7 +19,7 @@ from rangekit.lower.step import Prefetch, Reorder, Stage, Step, Thread, Tile, Un
 THREADS = 60_000.0  # cycles from which threads pay
 PAGE = 4096  # bytes
 BAND = 8  # rows read together of what is read down its columns
-PARTS = 8  # blocks of rows that threads share at least
+PARTS = 16  # blocks of rows that threads share, so that one late start costs little
 
 
 class Blocks:
@@ -82,7 +82,7 @@ class Blocks:
         depth = even(self.length, target.l1_bytes * 3 // 2 // (lanes.block * self.item), 4)
         tall = even(rows_u, max(m, target.l2_bytes // 2 // (depth * self.item)), m)
         if target.threads:
-            tall = min(tall, even(rows_u, max(m, -(-rows_u // PARTS)), m))
+            tall = min(tall, even(rows_u, max(8 * m, -(-rows_u // PARTS)), m))
         wide = even(rows_v, max(lanes.block, target.l3_bytes // 4 // (depth * self.item)), lanes.block)
         name_u, name_v, name_k = self.handle[u], self.handle[v], self.handle[self.k.var]
         steps: list[Step] = [Tile(name_u, tall), Tile(name_v, wide), Upcast(f"{name_u}.t", m),
@@ -144,9 +144,8 @@ class Blocks:
 
     def _batch(self, others: Sequence[UOp]) -> str | None:
         """The name of a further loop with iterations for all threads."""
-        return next(
-            (self.handle[a.var] for a in self.chain if a.var not in others and (self.spans[a.var] or 1) >= PARTS), None
-        )
+        rest = (a for a in self.chain if a.var not in others)
+        return next((self.handle[a.var] for a in rest if (self.spans[a.var] or 1) >= PARTS // 2), None)
 
 
 def even(total: int, most: int, unit: int) -> int:

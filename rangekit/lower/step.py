@@ -24,6 +24,7 @@ from rangekit.lower.loops import (
     parallel,
     rewritten,
     single,
+    span,
     wrapped,
 )
 
@@ -187,6 +188,8 @@ class Reorder(Step):
                     raise ScheduleError(f"{name} is not nested with {names[0]}", help=f"nested are {', '.join(names)}")
                 moving = inside[place]
                 assert isinstance(moving, Loop)
+                if span(moving) == 0:
+                    continue  # nothing runs
                 at = self.names.index(name)
                 above = next((n for n in self.names[at + 1 :] if n in names), None)
                 if above is None:

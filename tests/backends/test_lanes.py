@@ -305,9 +305,8 @@ def test_a_stream_goes_to_results_of_any_alignment(shape: tuple[int, int], dtype
 @pytest.mark.parametrize("name", ["exp", "log", "sin", "cos", "tanh", "expm1"])
 def test_functions_of_lanes_are_those_of_single_elements(name: str, dtype: Any) -> None:
     fn, x = getattr(rk, name), np.concatenate([np.linspace(-9, 9, 101), RNG.standard_normal(98) * 50, [0.0, -0.0]])
-    if dtype is np.float32 or name not in ("sin", "cos"):  # a large argument among small ones
-        x = np.concatenate([x, 10.0 ** np.arange(-36, 37, 5), [np.inf, -np.inf, np.nan]])
-    x = RNG.permutation(x).astype(dtype)
+    far = 10.0 ** np.arange(-36, 37, 5)  # a large argument among small ones
+    x = RNG.permutation(np.concatenate([x, far, [np.inf, -np.inf, np.nan]])).astype(dtype)
     with np.errstate(all="ignore"):
         want = getattr(np, name)(x.astype(np.float64)).astype(dtype)
     alone = rk.kernel(lambda x: fn(x)).schedule()
@@ -381,3 +380,45 @@ def test_a_transposed_load_is_one_of_rows(block: int) -> None:
     main, *_ = versions(turned, rand(33, 34), rk.upcast("i", block), rk.upcast("j", block))
     assert "shufflevector" in main and re.search(r"load <\d+ x float>", main)
     assert not re.search(r"(load|store) float|insertelement", main)
+
+
+# ---- what a compiler got wrong ---------------------------------------------------------------------------------------
+
+NARROWER = [
+    *((source, target) for source in (np.int64, np.int32) for target in (np.int16, np.int8, np.uint8)),
+    *((np.int64, target) for target in (np.int32, ml_dtypes.bfloat16, np.float32)),
+    *((source, ml_dtypes.bfloat16) for source in (np.float32, np.float64)),
+]
+
+
+@pytest.mark.parametrize(("source", "target"), NARROWER)
+def test_a_tail_of_one_narrowed_element_is_one_element(source: Any, target: Any) -> None:
+    for n in (1, 9, 17, 33):
+        x = np.arange(n).astype(source)
+        for block in (8, 16):
+            check(
+                lambda x: x.astype(rk.Tensor(np.zeros(0, target)).dtype),
+                (rk.upcast("i", block),),
+                [x],
+                x.astype(target),
+            )
+
+
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_a_result_does_not_depend_on_the_lane_beside_it(name: str) -> None:
+    f = rk.kernel(lambda x: getattr(rk, name)(x)).schedule(rk.upcast("i", 4))
+    x = RNG.standard_normal(512) * 50
+    beside = np.repeat(x, 2)
+    beside[1::2] = 1e9  # reduced by another formula
+    np.testing.assert_array_equal(f(beside)[::2], f(x))
+
+
+def test_axes_and_reductions_without_elements() -> None:
+    check(lambda x: x * 2, (I4,), [rand(9, 0)], np.zeros((9, 0), np.float32))
+    check(lambda x: rk.flip(x), (), [rand(0)], np.zeros(0, np.float32))
+
+    def product(a: Any, b: Any) -> Any:
+        i, j, k = rk.ranges(a.shape[0], b.shape[1], a.shape[1])
+        return rk.bufferize(rk.sum(a[i, k] * b[k, j], k), i, j)
+
+    check(product, (rk.tile("k", 8), rk.reorder("k", "i")), [rand(8, 0), rand(0, 8)], np.zeros((8, 8), np.float32))

@@ -28,7 +28,7 @@ def plus(a: UOp, b: UOp) -> UOp:
     [
         (idx(-4), (-4, -4)),
         (I, (0, 7)),
-        (new_range(0), (0, 0)),
+        (new_range(0), (0, 1)),  # no value at all, and not one that is known
         (plus(I, J), (0, 11)),
         (alu(Op.SUB, I, J), (-4, 7)),
         (alu(Op.MUL, plus(I, idx(-3)), plus(J, idx(-1))), (-9, 12)),

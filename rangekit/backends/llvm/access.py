@@ -27,7 +27,7 @@ def strides(buffer: UOp) -> tuple[int, ...]:
     given = getattr(buffer.arg, "strides", None)
     if given is not None:
         return tuple(given)
-    return tuple(math.prod(buffer.shape[axis + 1 :]) for axis in range(len(buffer.shape)))
+    return tuple(math.prod(max(1, n) for n in buffer.shape[axis + 1 :]) for axis in range(len(buffer.shape)))
 
 
 @dataclass(frozen=True)
@@ -351,9 +351,12 @@ class Access(Builder):
             self._join(after)
         elif place.step == 1:
             assert gate is not None
+            flags = f"<{wide} x i1>"
+            mask = (
+                self.make(f"and {flags} {gate.at(position)}, {self._opaque(wide)}") if size < 8 else gate.at(position)
+            )
             self._masked("void", f"llvm.masked.store.v{wide}{_suffix(kind)}.p0", (shape, item),
-                         (f"ptr align {size}", self._pointer(place, position)),
-                         (f"<{wide} x i1>", gate.at(position)))  # fmt: skip
+                         (f"ptr align {size}", self._pointer(place, position)), (flags, mask))  # fmt: skip
         else:
             for lane in range(wide):
                 inside = gate.at(position) if gate is not None else None
@@ -375,6 +378,22 @@ class Access(Builder):
             found = Value(dt.bool_, (self.make(f"icmp eq i64 {low}, 0", "aligned"),))
             self.lines = outer
             self.scopes[0].memo[key] = found
+        return found.items[0]
+
+    def _opaque(self, wide: int) -> str:
+        """A mask of all lanes that LLVM cannot see through. Of a masked store of a truncated vector with one lane known
+        to be on and all others off, it stores the whole vector (LLVM 22.1 for AVX-512).
+        """
+        found = self.scopes[0].memo.get(("opaque", wide))
+        if found is None:
+            outer, self.lines = self.lines, self.scopes[0].lines
+            one = self.make('call i32 asm "", "=r,0"(i32 1)', "one")
+            on = self.make(f"trunc i32 {one} to i1", "on")
+            first = self.make(f"insertelement <{wide} x i1> poison, i1 {on}, i32 0", "on")
+            every = f"shufflevector <{wide} x i1> {first}, <{wide} x i1> poison, <{wide} x i32> zeroinitializer"
+            found = Value(dt.bool_, (self.make(every, "on"),))
+            self.lines = outer
+            self.scopes[0].memo["opaque", wide] = found
         return found.items[0]
 
     def _either_store(self, condition: str, yes: str, no: str) -> None:

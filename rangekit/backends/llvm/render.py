@@ -232,12 +232,21 @@ class _Function(Loops):
             for slot, item in zip(slots, items, strict=True):
                 self.line(f"store {shape} {item}, ptr {slot}")
 
-        def short() -> None:
+        def short() -> tuple[str, ...]:
             value = self.value(near)
-            keep(tuple(self.item(value, p, x.wide) for p in self.positions(x.axes)))
+            return tuple(self.item(value, p, x.wide) for p in self.positions(x.axes))
 
-        far = self._outlined(n, x.wide)
-        self.either(whole, short, lambda: keep(tuple(self.make(f"call {shape} @{far}({shape} {i})") for i in x.items)))
+        def long() -> tuple[str, ...]:
+            far = self._outlined(n, x.wide)
+            items = tuple(self.make(f"call {shape} @{far}({shape} {i})") for i in x.items)
+            if n.dtype is dt.float32 or (x.wide == 1 and len(items) == 1):
+                return items
+            flag = "i1" if x.wide == 1 else f"<{x.wide} x i1>"  # both are right, not the same: each lane has its own
+            inside = [self.item(condition, p, x.wide) for p in self.positions(x.axes)]
+            return tuple(self.make(f"select {flag} {c}, {shape} {a}, {shape} {b}")
+                         for c, a, b in zip(inside, short(), items, strict=True))  # fmt: skip
+
+        self.either(whole, lambda: keep(short()), lambda: keep(long()))
         items = tuple(self.make(f"load {shape}, ptr {slot}") for slot in slots)
         return Value(n.dtype, items, x.axes, x.wide, self.here, volatile=x.volatile)
 
