@@ -41,7 +41,7 @@ class Step:
         return any(step.startswith("rk.thread") for step in self.schedule)
 
 
-BLOCKS = ('rk.tile("i", 128)', 'rk.tile("j", 1032)', 'rk.upcast("i.t", 4)', 'rk.upcast("j.t", 24)',
+BLOCKS = ('rk.tile("i", 64)', 'rk.tile("j", 1032)', 'rk.upcast("i.t", 4)', 'rk.upcast("j.t", 24)',
           'rk.tile("k", 512)', 'rk.unroll("k.t", 4)', 'rk.reorder("j", "k", "i", "j.t", "i.t")')  # fmt: skip
 PACK_A, PACK_B = 'rk.stage("a", at="i")', 'rk.stage("b", at="k")'
 
