@@ -1,4 +1,4 @@
-"""``python -m rangekit demo | doctor``."""
+"""``python -m rangekit demo | doctor | cache``."""
 
 from __future__ import annotations
 
@@ -63,7 +63,12 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--folder", type=Path, default=Path(), help="where the HTML page goes (default: here)")
     check = commands.add_parser("doctor", help="what this machine has, and whether kernels run right on it")
     check.add_argument("--measure", action="store_true", help="measure the machine's limits again")
+    from rangekit import cache_command
+
+    cache_command.add_arguments(commands.add_parser("cache", help="what is kept on disk: list, show, clear"))
     args = parser.parse_args(argv)
+    if args.command == "cache":
+        return cache_command.run(args)
     if args.command == "doctor":
         return doctor(args.measure)
     from rangekit.demo import run

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = "RANGEKIT_CACHE_DIR"  # the variable that says where; set to nothing, nothing is kept
 LIMIT = 256 << 20  # bytes of a store
 _DIGEST = hashlib.sha256().digest_size
+_ENTRY = re.compile(r"[0-9a-f]{64}")  # what ``key`` gives
+_PARTIAL = re.compile(r"\.[0-9a-f]{16}-[0-9a-f]{16}")  # what ``put`` writes first
 
 
 def folder() -> Path | None:
@@ -46,6 +50,18 @@ def key(*parts: str | bytes) -> str:
         whole.update(len(data).to_bytes(8, "little"))
         whole.update(data)
     return whole.hexdigest()
+
+
+@dataclass(frozen=True)
+class Item:
+    """One entry as it lies in a store. ``size`` in bytes on disk, ``used`` in seconds of the epoch; ``data`` is None if
+    the entry is damaged.
+    """
+
+    key: str
+    size: int
+    used: float
+    data: bytes | None
 
 
 class Store:
@@ -85,6 +101,27 @@ class Store:
             return
         if key.startswith("0"):  # keys are as good as random: counting every file at one put in 16 is enough
             self.trim()
+
+    def items(self) -> Iterable[Item]:
+        """Every entry, by key, damaged ones too. Looking at them is not using them."""
+        for used, size, path in sorted(self._files(), key=lambda f: f[2]):
+            name = os.path.basename(path)
+            if _ENTRY.fullmatch(name):
+                with suppress(OSError), open(path, "rb") as file:
+                    entry = file.read()
+                    whole = entry[:_DIGEST] == _digest(name, entry[_DIGEST:])
+                    yield Item(name, size, used, entry[_DIGEST:] if whole else None)
+
+    def clear(self) -> int:
+        """Remove every entry, and what writers that were stopped left, but nothing else; returns the bytes freed."""
+        freed = 0
+        for _, size, path in list(self._files()):
+            name = os.path.basename(path)
+            if _ENTRY.fullmatch(name) or _PARTIAL.fullmatch(name):
+                with suppress(OSError):  # another process was first
+                    os.unlink(path)
+                    freed += size
+        return freed
 
     def trim(self) -> None:
         """Remove the oldest entries, and what writers that were stopped left, until a quarter of the room is free."""

@@ -66,7 +66,7 @@ def load(key: str) -> Entry | None:
     """The entry of a key; None if there is none, or none that can be read."""
     store = cache.store(STORE)
     data = None if store is None else store.get(key)
-    return None if data is None else _read(key, data)
+    return None if data is None else read(key, data)
 
 
 def save(entry: Entry) -> None:
@@ -102,7 +102,8 @@ def similar(entry_key: str, nest: Nest, threads: int) -> list[Entry]:
     return sorted(near, key=lambda e: (e.threads != threads, e.seconds / (e.default or 1), e.key))
 
 
-def _read(key: str, data: bytes) -> Entry | None:
+def read(key: str, data: bytes) -> Entry | None:
+    """The entry that was written as these bytes; None if they are none."""
     try:
         found = json.loads(data)
         schedule = Schedule.from_json(found.pop("schedule"))
