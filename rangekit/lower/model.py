@@ -30,6 +30,14 @@ PRICES: Mapping[Op, float] = {  # cycles of a vector instruction, or of the sequ
     Op.ISNAN: 0.5, Op.CAST: 1.0,
 }  # fmt: skip
 MATH_PRICE = 7.0  # a polynomial
+OTHER = 0.5  # any other op
+LOAD, STORE = 0.5, 1.0  # of a vector
+SPLIT = 1.5  # times as much for a vector that may lie on two lines: half of those that start anywhere do
+SHUFFLE = 0.5  # each of the log2(width) steps that transpose what is loaded across vectors
+PART = 4.0  # a line that such a load reads in part
+GATHER, SCATTER = 0.75, 1.5  # each element of a strided load, of a strided store
+LOOP = 0.5  # an iteration's own counting
+SPILL = 2.0  # a vector put on the stack and read again
 LATENCY = 4.0  # from one addition to the next of the same accumulator
 LINE = 64  # bytes of a cache line: read in parts, it is read more than once
 UNKNOWN = 64  # iterations of a loop whose length depends on data
@@ -89,7 +97,7 @@ def _rows(body: Sequence[Stmt], path: tuple[Loop, ...], known: dict[UOp, frozens
             kind = "update" if s.buffer in own else "store"
             several = s.update is not None and REDUCERS[s.update].arity > 1
             wait = (LATENCY * 3 if several else LATENCY) if kind == "update" else 0.0
-            out.append(Row(kind, 0.0 if kind == "update" else 1.0, deps, path, s.buffer, strides, wait=wait))
+            out.append(Row(kind, 0.0 if kind == "update" else STORE, deps, path, s.buffer, strides, wait=wait))
         elif isinstance(s, Guard):
             out.append(Row("op", 2.0, _deps(s.ok, known), path))
 
@@ -124,9 +132,9 @@ def _expression(n: UOp, path: tuple[Loop, ...], known: dict[UOp, frozenset[UOp]]
         if n.src[0] in own:
             return
         strides, deps = _strides(n.src[0], n.src[1:], known)
-        out.append(Row("load", 0.5, deps, path, n.src[0], strides))
+        out.append(Row("load", LOAD, deps, path, n.src[0], strides))
     elif n.dtype is not dt.index:
-        price = MATH_PRICE if n.op in MATH and n.op is not Op.SQRT else PRICES.get(n.op, 0.5)
+        price = MATH_PRICE if n.op in MATH and n.op is not Op.SQRT else PRICES.get(n.op, OTHER)
         out.append(Row("op", price * max(1, n.dtype.itemsize // 4), _deps(n, known), path))
 
 
@@ -194,12 +202,12 @@ def cycles(listed: Sequence[Row], lanes: Lanes, target: Target) -> float:
         total += leaf.times * leaf.price
         if not leaf.path:
             continue
-        extra = 0.5  # the loop itself
+        extra = LOOP
         if leaf.accumulators and leaf.carries:
             extra = max(extra, leaf.wait - leaf.price)
-            extra += 2.0 * max(0.0, leaf.accumulators + leaf.held + 1 - target.registers)  # spilled
+            extra += SPILL * max(0.0, leaf.accumulators + leaf.held + 1 - target.registers)  # spilled
         elif not leaf.accumulators:
-            extra += 2.0 * max(0.0, 2 * leaf.computed - target.registers)  # each op's results wait for the next op
+            extra += SPILL * max(0.0, 2 * leaf.computed - target.registers)  # each op's results wait for the next op
         total += leaf.times * extra
     return total
 
@@ -228,15 +236,15 @@ def _access(row: Row, lanes: Lanes, width: int) -> float:
     if v is None or v not in row.deps:
         return row.price
     assert row.strides is not None
-    if row.strides.get(v) in (0, 1):  # half of the vectors that start anywhere lie on two lines
-        return row.price * (1.5 if any(f % width for u, f in row.strides.items() if u is not v) else 1)
+    if row.strides.get(v) in (0, 1):
+        return row.price * (SPLIT if any(f % width for u, f in row.strides.items() if u is not v) else 1)
     crossed = next((n for u, n in lanes.others if row.strides.get(u) == 1 and n % width == 0), None)
     if row.kind == "load" and crossed is not None and row.buffer is not None:
         part = crossed * row.buffer.dtype.itemsize < LINE
-        return row.price + 0.5 * math.log2(width) + (4.0 if part else 0.0)
+        return row.price + SHUFFLE * math.log2(width) + (PART if part else 0.0)
     if row.kind == "load":
-        return row.price + width * 0.75 / reuse(row, lanes)
-    return width * 1.5
+        return row.price + width * GATHER / reuse(row, lanes)
+    return width * SCATTER
 
 
 def packed(row: Row, v: UOp, block: int) -> Row:
