@@ -132,34 +132,32 @@ def prefetched(loop: Loop, buffer: UOp) -> Loop:
 
 
 def asked(loop: Loop, buffer: UOp, ahead: int) -> Loop:
-    """Before each read of ``buffer`` inside: the lines that it reads ``ahead`` iterations of ``loop`` later."""
+    """Beside the last read of ``buffer`` inside, the lines that it reads ``ahead`` iterations of ``loop`` later.
+
+    Of several loops over a row the first waits for memory as it is; the last one computes.
+    """
     lets = {s.var for s in walk(loop.body) if isinstance(s, Let)}
     later = substitution({loop.var: alu(Op.ADD, loop.var, idx(ahead))})
-    found = False
-
-    def body(stmts: Body, known: frozenset[Prefetch]) -> Body:
-        nonlocal found
-        out: list[Stmt] = []
-        for s in stmts:
-            if isinstance(s, Loop):
-                out.append(replace(s, body=body(s.body, known)))
-                continue
-            for o in operands(s):
-                for read in reads(o, buffer):
-                    index = tuple(later(ungated(i)) for i in read.src[1:])
-                    if loop.var in variables(read) and not variables(read) & lets:
-                        early = Prefetch(buffer, index)
-                        if early not in known:
-                            out.append(early)
-                        known |= {early}
-                        found = True
-            out.append(s)
-        return tuple(out)
-
-    new = replace(loop, body=body(loop.body, frozenset()))
-    if not found:
+    last: dict[UOp, Stmt] = {}
+    for s in walk(loop.body):
+        for read in (r for o in operands(s) for r in reads(o, buffer)) if not isinstance(s, Loop) else ():
+            if loop.var in variables(read) and not variables(read) & lets:
+                last = {read: s} if s not in last.values() else {**last, read: s}
+    if not last:
         raise ScheduleError(
             f"{buffer.arg.name} cannot be prefetched at {name_of(loop)}",
             help="no read of it moves with that range alone",
         )
-    return new
+    early = tuple(dict.fromkeys(Prefetch(buffer, tuple(later(ungated(i)) for i in read.src[1:])) for read in last))
+
+    def body(stmts: Body) -> Body:
+        out: list[Stmt] = []
+        for s in stmts:
+            if isinstance(s, Loop):
+                s = replace(s, body=body(s.body))
+            elif any(s is t for t in last.values()):
+                out.extend(early)
+            out.append(s)
+        return tuple(out)
+
+    return replace(loop, body=body(loop.body))

@@ -18,10 +18,11 @@ from rangekit.ir.uop import UOp
 from rangekit.lower.blocking import THREADS, Blocks
 from rangekit.lower.blocks import perfected
 from rangekit.lower.loops import carried, chain, exact, loops, name_of, parallel, single, span
-from rangekit.lower.model import Lanes, Row, cycles, packed, reuse, rows
+from rangekit.lower.model import UNKNOWN, Lanes, Row, cycles, packed, reuse, rows
 from rangekit.lower.schedule import Schedule
 from rangekit.lower.step import (
     Group,
+    Prefetch,
     Reorder,
     Stage,
     Step,
@@ -117,7 +118,8 @@ class _Region:
                                      self.blocks.banded(choice.lanes, choice.cost)))  # fmt: skip
 
     def _plain(self, choice: Choice) -> list[Step]:
-        return [*self._in_step(choice), *self._packed(choice), *self._threads(choice), *self._streams(choice)]
+        return [*self._in_step(choice), *self._packed(choice), *self._threads(choice), *self._streams(choice),
+                *self._ahead(choice)]  # fmt: skip
 
     # ---- lanes -------------------------------------------------------------------------------------------------------
 
@@ -312,6 +314,25 @@ class _Region:
                 continue
             size = 32 if (span(a) or 64) >= 64 else 8
             steps.append(Upcast(name if a is self.loop else self.handle[a.var], size))
+        return steps
+
+    def _ahead(self, choice: Choice) -> list[Step]:
+        """Rows that several loops go over, one after another: the next one comes from memory while this one is used."""
+        if len(self.chain) != 1 or not choice.inner or choice.cost < THREADS:
+            return []
+        (row,) = self.chain
+        loops_of: dict[UOp, dict[UOp, Row]] = {}
+        for r in self.listed:
+            if r.kind == "load" and r.buffer in self.nest.params and r.strides and r.strides.get(row.var) \
+                    and r.path[-1] is not row and r.strides.get(r.path[-1].var) == 1:  # fmt: skip
+                loops_of.setdefault(r.buffer, {})[r.path[-1].var] = r
+        steps: list[Step] = []
+        for buffer, found in loops_of.items():
+            r = next(iter(found.values()))
+            length = abs(r.strides[row.var] if r.strides else 0) * buffer.dtype.itemsize
+            whole = length * (span(row) or UNKNOWN)
+            if len(found) > 1 and length <= self.target.l2_bytes // 4 and whole >= self.target.l3_bytes:
+                steps.append(Prefetch(buffer.arg.name, self.handle[row.var]))
         return steps
 
     def _streams(self, choice: Choice) -> list[Step]:
