@@ -37,7 +37,7 @@ class _Found:
 
 def _body(body: Body, target: Target) -> Body:
     body = tuple(replace(s, body=_body(s.body, target)) if isinstance(s, Loop) else s for s in body)
-    places = [n for n, s in enumerate(body) if isinstance(s, Loop) and (span(s) or 0) >= LEAST]
+    places = [n for n, s in enumerate(body) if isinstance(s, Loop) and s.range.extent >= LEAST]
     for n, place in enumerate(places):
         first = body[place]
         assert isinstance(first, Loop)
@@ -106,7 +106,7 @@ def _match(s: Stmt, found: _Found) -> _Found | None:
 
 
 def _fits(loop: Loop, found: _Found, target: Target) -> bool:
-    size = (span(loop) or 0) * found.node.dtype.itemsize
+    size = loop.range.extent * found.node.dtype.itemsize
     return size <= (target.l1_bytes // 2 if found.group else target.l1_bytes * 2)
 
 
@@ -122,7 +122,7 @@ def _kept(body: Body, place: int, again: list[int], found: _Found) -> Body:
     out = list(body)
     first = body[place]
     assert isinstance(first, Loop)
-    row = new_buffer(found.node.dtype, (span(first) or 0,), "row", "local")
+    row = new_buffer(found.node.dtype, (first.range.extent,), "row", "local")  # its bounds may be within the range's
     name = local("e", found.node.dtype)
     inside: list[Stmt] = []
     seen = False
