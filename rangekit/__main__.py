@@ -1,4 +1,4 @@
-"""``python -m rangekit demo | doctor | cache``."""
+"""``python -m rangekit demo | doctor | tune | cache``."""
 
 from __future__ import annotations
 
@@ -64,9 +64,13 @@ def main(argv: list[str] | None = None) -> int:
     check = commands.add_parser("doctor", help="what this machine has, and whether kernels run right on it")
     check.add_argument("--measure", action="store_true", help="measure the machine's limits again")
     from rangekit import cache_command
+    from rangekit.tuning import command
 
+    command.add_arguments(commands.add_parser("tune", help="search for a kernel's fastest schedule"))
     cache_command.add_arguments(commands.add_parser("cache", help="what is kept on disk: list, show, clear"))
     args = parser.parse_args(argv)
+    if args.command == "tune":
+        return command.run(args)
     if args.command == "cache":
         return cache_command.run(args)
     if args.command == "doctor":

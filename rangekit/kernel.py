@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from rangekit.backends import native
 from rangekit.calls import Call, Form, inlined
@@ -20,6 +20,9 @@ from rangekit.lowered import Lowering
 from rangekit.outside import realize
 from rangekit.program import device_named
 from rangekit.traced import Traced
+
+if TYPE_CHECKING:
+    from rangekit.tuning.report import Report
 
 
 class Kernel(native.Callable):  # type: ignore[misc]
@@ -44,6 +47,8 @@ class Kernel(native.Callable):  # type: ignore[misc]
         self._form = Form(fn, self.name, self.static)
         self.signature = self._form.signature
         self._compiled: dict[tuple[Options, Hashable], Traced] = {}
+        self._tuned: dict[Hashable, Options] = {}  # by signature
+        self.tuned: Report | None = None
         self._records = Records()
         self._lock = threading.RLock()
 
@@ -93,12 +98,48 @@ class Kernel(native.Callable):  # type: ignore[misc]
         options = replace(self.options, schedules=(*self.options.schedules, (kernel, steps)))
         return Kernel(self.fn, tuple(self.static), self.device, options)
 
+    def tune(self, *args: Any, seconds: float = 30, beam: int = 4, client: Any = None) -> Kernel:
+        """A new kernel with the fastest schedules found in so many seconds, for arguments of these shapes and dtypes.
+
+        Candidates are compiled, checked against the loops as written and timed in other processes; ``beam`` schedules
+        are followed at once. Ctrl-C ends the search and keeps the best so far, which is on disk from the moment it is
+        found. ``tuned`` of the new kernel says what was done; for other arguments it is as this kernel. The arrays are
+        not written to, and the floats in them matter only where random ones would give NaN. ``client``, of
+        ``dask.distributed``, has workers that search too, those with this CPU.
+
+        Errors: ``BoundsError`` where a call with these arguments raises it, ``DeviceError`` on a device that cannot be
+        tuned or where no worker has this CPU.
+        """
+        from rangekit.tuning.session import Session
+
+        call = Call(self._form, args, {})
+        traced = self._traced(call)
+        options = self._tuned.get(call.key, self.options)
+
+        def given(name: str) -> tuple[Step, ...] | None:
+            found = [steps for kernel, steps in self.options.schedules if kernel in (None, name)]
+            return tuple(s for steps in found for s in steps) if found else None
+
+        session = Session(traced.program, self.name, given, seconds, beam)
+        session.run(call.arrays, client)
+        new = Kernel(self.fn, tuple(self.static), self.device, self.options)
+        new._tuned = dict(self._tuned)
+        best = session.schedules()
+        if best:
+            nests = traced.program.lowered.nests
+            rest = {n.name: tuple(n.schedule) for n in nests if given(n.name) is not None or call.key in self._tuned}
+            chosen = {**rest, **{name: tuple(steps) for name, steps in best.items()}}
+            options = replace(options, schedules=tuple(chosen.items()))
+            new._tuned[call.key] = options
+        new.tuned = session.report()
+        return new
+
     def _traced(self, call: Call) -> Traced:
-        key = self.options, call.key
+        key = self._tuned.get(call.key, self.options), call.key
         with self._lock:
             traced = self._compiled.get(key)
             if traced is None:
-                traced = self._compiled[key] = call.trace(device_named(self.device), self.options)
+                traced = self._compiled[key] = call.trace(device_named(self.device), key[0])
             return traced
 
 

@@ -113,8 +113,8 @@ class Bench:
         mine, theirs = self.ask("race", candidate, incumbent, terms.turns, terms.worth, most, limit=limit, until=until)
         return Verdict(None, "", mine, mine / theirs)
 
-    def reference(self, task: Task, text: str, limit: float, until: float) -> tuple[float, bool, bool]:
-        """Put what a module computes into the file: seconds, whether there was a fault, whether any result is NaN."""
+    def reference(self, task: Task, text: str, limit: float, until: float) -> tuple[float, tuple[int, ...], bool]:
+        """Put what a module computes into the file: seconds, the words of its fault, whether any result is NaN."""
         self._load(task, until)
         self.ask("compile", text, limit=COMPILE_SECONDS, until=until)
         seconds, fault, nan = self.ask("reference", text, limit=limit, until=until)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +23,7 @@ from rangekit.ir.nest import Nest
 from rangekit.ir.show import nest_text
 from rangekit.ir.target import Target
 from rangekit.lower.schedule import Schedule
+from rangekit.lower.step import Step
 
 STORE = "tuned"
 FORMAT = 1  # counts up when an entry means something else
@@ -32,7 +33,8 @@ FORMAT = 1  # counts up when an entry means something else
 class Entry:
     """What is known of one nest. ``seconds`` and ``default`` are of a call, ``spent`` of searching.
 
-    ``spent`` is 0 while a search goes on, the longest time that one was given once it has ended.
+    ``default`` is how long the nest takes without tuning. ``spent`` is 0 while a search goes on, then the longest time
+    that one was given.
     """
 
     key: str
@@ -42,7 +44,7 @@ class Entry:
     threads: int
     schedule: Schedule
     seconds: float
-    default: float  # of the schedule that the cost model chose
+    default: float
     spent: float = 0.0
     tried: int = 0
 
@@ -52,14 +54,18 @@ class Entry:
         return re.sub(r"\d+", "#", self.nest)
 
 
-def key(nest: Nest, target: Target, threads: int) -> str:
-    """The name of what is known of a nest without a schedule: its IR, the machine, versions and options."""
+def key(nest: Nest, target: Target, threads: int, given: Sequence[Step] | None = None) -> str:
+    """The name of what is known of a nest without a schedule: its IR, the machine, versions and options.
+
+    ``given`` are the steps that the user asked for, None where the cost model chose.
+    """
     try:
         made_by = version("rangekit")
     except PackageNotFoundError:  # run from its source
         made_by = "source"
     machine_code = engine.key(render(nest))  # the module's text, the CPU and its features, LLVM and its options
-    return cache.key(str(FORMAT), nest_text(nest), machine_code, repr(target), str(threads), str(nest.strict), made_by)
+    options = repr((target, threads, nest.strict, None if given is None else tuple(given)))
+    return cache.key(str(FORMAT), nest_text(nest), machine_code, options, made_by)
 
 
 def load(key: str) -> Entry | None:
@@ -69,14 +75,17 @@ def load(key: str) -> Entry | None:
     return None if data is None else read(key, data)
 
 
-def save(entry: Entry) -> None:
-    """Keep an entry, if the disk lets it, joined with what another search has kept under its key."""
+def save(entry: Entry, refuted: Schedule | None = None) -> None:
+    """Keep an entry, if the disk lets it, joined with what another search has kept under its key.
+
+    ``refuted`` is a schedule that turned out wrong or no better: an entry of it is overwritten.
+    """
     store = cache.store(STORE)
     if store is None:
         return
     with _alone(store.folder):
         there = load(entry.key)
-        if there is not None:
+        if there is not None and there.schedule != refuted:
             best = min(entry, there, key=lambda e: e.seconds / (e.default or 1))
             entry = replace(best, spent=max(entry.spent, there.spent), tried=max(entry.tried, there.tried))
         data = {f: v for f, v in asdict(entry).items() if f not in ("key", "schedule")}
@@ -88,10 +97,8 @@ def entries() -> list[Entry]:
     store = cache.store(STORE)
     if store is None:
         return []
-    with suppress(OSError):
-        names = sorted(p.name for p in store.folder.iterdir() if not p.name.startswith("."))
-        return sorted(filter(None, map(load, names)), key=lambda e: (e.name, e.nest))
-    return []
+    found = (read(item.key, item.data) for item in store.items() if item.data is not None)
+    return sorted(filter(None, found), key=lambda e: (e.name, e.nest))
 
 
 def similar(entry_key: str, nest: Nest, threads: int) -> list[Entry]:

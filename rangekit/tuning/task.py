@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Task:
-    """One launch whose code is to be chosen. ``reference`` is the module that is right by definition.
+    """One launch whose code is to be chosen.
 
     Floats may differ by ``tolerance`` of the greatest. ``ring``: the nest computes nothing but sums, products and
     choices, so that short binary fractions must give the very same bits. ``margin``: bytes that code may take.
@@ -64,7 +64,6 @@ class Task:
 
     name: str
     memory: tuple[Memory, ...]
-    reference: str = field(repr=False)
     tolerance: float
     ring: bool
     threads: int

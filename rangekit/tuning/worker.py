@@ -104,13 +104,13 @@ class Runner:
             s.fill(self.contents)
         limit_memory(task.margin + task.threads * (160 << 20))  # a thread's stack and heap are addresses, seldom memory
 
-    def reference(self, text: str) -> tuple[float, bool, bool]:
-        """Run the module whose results are right, and put them into the file: seconds, any fault, any NaN in them."""
+    def reference(self, text: str) -> tuple[float, tuple[int, ...], bool]:
+        """Run the module whose results are right, and put them into the file: seconds, its fault, any NaN in them."""
         seconds = self._once(text)
         for s in self.written:
             assert s.memory.after is not None
             self.contents.write(s.memory.after, s.flat)
-        return seconds, bool(self.fault.any()), any(_any_nan(s) for s in self.written)
+        return seconds, tuple(self.fault.tolist()), any(_any_nan(s) for s in self.written)
 
     def compile(self, text: str) -> None:
         """Make machine code of a module."""
