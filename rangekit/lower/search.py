@@ -90,7 +90,7 @@ def _key(nest: Nest) -> str:
     hidden: list[object] = []
     for s in walk(nest.body):
         if isinstance(s, Loop):
-            hidden.append((s.kind, s.width, s.lanes))
+            hidden.append((s.kind, s.width, s.lanes) if s.kind != "loop" else "")
         elif isinstance(s, Store):
             hidden.append(s.stream)
         elif isinstance(s, Ahead):
