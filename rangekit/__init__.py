@@ -44,6 +44,7 @@ from rangekit.ir.dtype import (
     uint64,
 )
 from rangekit.kernel import Kernel, kernel
+from rangekit.lang import random
 from rangekit.lang.creation import (
     arange,
     asarray,
@@ -328,6 +329,7 @@ __all__ = [
     "prefetch",
     "print",
     "prod",
+    "random",
     "ranges",
     "reciprocal",
     "reduce",
