@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         kernel = found(args.kernel)
         arrays = arguments(args.shapes, args.dtypes)
     except ArgumentError as err:
-        print(err)
+        print(f"{err.message}: {err.help}")
         return 2
     tuned = kernel.tune(*arrays, seconds=args.seconds, beam=args.beam)
     print(tuned.tuned)
@@ -47,7 +47,7 @@ def found(name: str) -> Any:
     """The kernel that ``file.py:name`` names; ``ArgumentError`` if there is none."""
     path, colon, kernel = name.rpartition(":")
     if not colon or not Path(path).is_file():
-        raise ArgumentError(f"there is no file {path or name!r}", help="write file.py:kernel")
+        raise ArgumentError(f"there is no file {path or name}", help="write file.py:kernel")
     made = runpy.run_path(path)
     one = made.get(kernel)
     if not hasattr(one, "tune"):

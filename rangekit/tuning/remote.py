@@ -44,6 +44,11 @@ def judge(name: str, data: bytes | None, task: Task, text: str, incumbent: str, 
             return "time"
 
 
+def cpu() -> str:
+    """What a worker does: the name of its CPU."""
+    return engine.host()
+
+
 def release(name: str) -> None:
     """What a worker does when a search is over."""
     with _lock:
@@ -166,6 +171,6 @@ class Cluster:
         here = self.client.nthreads()
         new = [address for address in here if address not in self._hosts]
         if new:
-            answers = self.client.run(engine.host, workers=new, on_error="return")
+            answers = self.client.run(cpu, workers=new, on_error="return")
             self._hosts.update({address: said for address, said in answers.items() if isinstance(said, str)})
         return [address for address in here if self._hosts.get(address) == self._host]

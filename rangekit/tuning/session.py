@@ -131,7 +131,7 @@ class Session:
 
     def _prepare(self, arrays: Sequence[Array]) -> None:
         """Run every launch as written, which says what is right, and as it is without tuning, which says how long."""
-        if any(nest.prints for nest in self.program.lowered.nests) or not self._references(arrays, random=True):
+        if not self._references(arrays, random=True):
             self._references(arrays, random=False)
 
     def _references(self, arrays: Sequence[Array], random: bool) -> bool:
@@ -144,8 +144,10 @@ class Session:
         for number, (plain, nest) in enumerate(
             zip(self.program.lowered.plain, self.program.lowered.nests, strict=True)
         ):
+            if nest.prints and nest.outputs:
+                return True  # it is for people to see; what comes later needs what it computes
             if nest.prints:
-                return True  # prints need this process; what comes later needs what it computes
+                continue
             task, text, note = tasks.task(plain), render(nest), ""
             limit = max(0.2, (self.begin + REFERENCE * self.seconds) - time.monotonic())
             try:
