@@ -205,8 +205,16 @@ class Session:
         until = end - min(2.0, SETTLE * self.seconds)  # when judging ends; later once more, to settle
         terms = Terms(patience=0.5 + 20 * one.default)
 
+        pace = 0.0  # seconds that a candidate took lately
+
         def judging(texts: Sequence[str], incumbent: str, terms: Terms) -> list[Verdict]:
-            return judge.judge(one.task, texts, incumbent, terms, until)
+            nonlocal pace
+            begin = time.monotonic()
+            if begin + pace > until:  # cut short, it would cost a process
+                raise TimeUp
+            verdicts = judge.judge(one.task, texts, incumbent, terms, until)
+            pace = 0.7 * pace + 0.3 * 1.5 * (time.monotonic() - begin)
+            return verdicts
 
         def watch(s: Search) -> None:
             out = sum(s.rejected.values())
@@ -220,9 +228,9 @@ class Session:
             one.quick = True
             return
         one.search.run()
-        if time.monotonic() >= until:
+        if not one.search.exhausted:
             self.ended = "time"
-        until = end
+        until, pace = end, 0.0
         candidate = one.search.best.schedule
         one.search.settle()
         refuted = candidate if candidate != one.search.best.schedule else None

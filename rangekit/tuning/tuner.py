@@ -74,6 +74,7 @@ class Search:
         self.tried = 0
         self.rejected: Counter[str] = Counter()
         self.history: list[tuple[float, float]] = [(0.0, 1.0)]
+        self.exhausted = False  # nothing was left to try
         self._seen = {self.default.text}
         self._fronts: dict[Schedule, Iterator[Schedule]] = {}
 
@@ -83,6 +84,7 @@ class Search:
             self._try(self.space.starts())
             while batch := self._round():
                 self._try(batch)
+            self.exhausted = True
         except TimeUp:
             pass
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -29,9 +29,12 @@ from rangekit.tuning.task import PAGE, Array, Contents, Memory, Task
 
 BATCH_SECONDS = 5e-4  # calls shorter than this are timed several at once
 WARM_SECONDS = 0.01  # what threads need after a rest before they show their speed
+CLEAR = 2.0  # times slower in the first calls already: no need for turns
+CLEAR_SECONDS = 1e-3  # calls longer than this are alike from the second on
 FEW = 3  # samples before it may be clear who is faster
 LOADED = 3  # modules that stay loaded
 POISON = 0xA5
+PART = 1 << 16  # elements looked at together
 EXACT = 1 << 20  # sixty-fourths: sums below have the same bits in any order
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)  # releases the GIL while the code runs
@@ -66,13 +69,16 @@ class _Space:
         self.flat = self._whole[skip : skip + m.nbytes].view(m.numpy)
         self.start = self.flat[m.first :] if m.count else self.flat
         self._low[:], self._high[:] = POISON, POISON
+        self.want: Want | None = None
 
     def fill(self, contents: Contents) -> None:
         """What is there before a launch."""
         if self.memory.before is None:
-            self._whole[:] = POISON
-            if self.memory.numpy.kind not in "biu":
+            if self.memory.numpy.kind in "biu":
+                self.flat.view(np.uint8).fill(POISON)
+            else:
                 self.flat.fill(np.nan)
+            self._low[:], self._high[:] = POISON, POISON
         else:
             contents.read(self.memory.before, self.flat)
 
@@ -110,6 +116,7 @@ class Runner:
         for s in self.written:
             assert s.memory.after is not None
             self.contents.write(s.memory.after, s.flat)
+            s.want = None
         return seconds, tuple(self.fault.tolist()), any(_any_nan(s) for s in self.written)
 
     def compile(self, text: str) -> None:
@@ -123,15 +130,21 @@ class Runner:
             return "wrote outside of an array"
         if self.fault.any():
             return "reports a fault"
-        exact = self.task.ring and all(_short(s.flat) for s in self.spaces if s.memory.after is None)
         for s in self.written:
-            assert s.memory.after is not None
-            want = np.empty_like(s.flat)
-            self.contents.read(s.memory.after, want)
-            wrong = difference(s.flat, want, self.task.tolerance, exact)
+            wrong = self._want(s).difference(s.flat, self.task.tolerance)
             if wrong is not None:
                 return wrong
         return None
+
+    def _want(self, s: _Space) -> Want:
+        """What should be in a space after a launch."""
+        if s.want is None:
+            assert s.memory.after is not None
+            values = np.empty_like(s.flat)
+            self.contents.read(s.memory.after, values)
+            read = [other for other in self.spaces if other.memory.after is None]
+            s.want = Want(values, self.task.ring and all(_short(other.flat) for other in read))
+        return s.want
 
     def race(self, one: str, other: str, turns: int, worth: float, most: float) -> tuple[float, float]:
         """Median seconds of a call of each of two modules, in turns. ``turns`` at most, in about ``most`` seconds; few
@@ -141,6 +154,8 @@ class Runner:
         samples: tuple[list[float], list[float]] = ([], [])
         begin = time.perf_counter()
         first = [min(call(), call()) for call in calls]
+        if min(first) > CLEAR_SECONDS and first[0] > CLEAR * first[1]:
+            return first[0], first[1]
         together = [max(1, min(100, int(BATCH_SECONDS / max(s, 1e-9)))) for s in first]
         while time.perf_counter() - begin < WARM_SECONDS:
             for call in calls:
@@ -152,7 +167,8 @@ class Runner:
             for turn in range(turns):
                 for n in (0, 1) if turn % 2 else (1, 0):
                     self._refill()
-                    calls[n]()
+                    if first[n] < CLEAR_SECONDS:
+                        calls[n]()
                     samples[n].append(_together(calls[n], together[n]))
                 late = turn + 1 >= FEW and time.perf_counter() - begin > most
                 if late or (turn + 1 == FEW and min(samples[0]) > worth * min(samples[1])):
@@ -198,37 +214,58 @@ def _short(flat: Array) -> bool:
     """Whether all elements are multiples of an eighth, so that their products and sums can be exact."""
     if flat.dtype.kind in "biu":
         return bool(flat.size == 0 or np.abs(flat.astype(np.float64)).max() < EXACT)
-    if flat.dtype not in (np.float32, np.float64):
-        flat = flat.astype(np.float32)
-    return bool((flat * 8 % 1 == 0).all())
+    return all(bool((part * 8 % 1 == 0).all()) for part in map(_wide, _parts(flat)))
 
 
-def difference(got: Array, want: Array, tolerance: float, exact: bool) -> str | None:
-    """How two flat arrays differ beyond rounding, in words; None if they do not.
+def _parts(flat: Array) -> Iterator[Array]:
+    """Pieces that fit the caches."""
+    return (flat[n : n + PART] for n in range(0, flat.size, PART))
 
-    Integers and bools must be equal, and floats that are ``exact``; others may be ``tolerance`` times the greatest
-    apart. NaN and infinities must be in the same places.
+
+def _wide(part: Array) -> Array:
+    return part if part.dtype in (np.float32, np.float64) else part.astype(np.float32)
+
+
+class Want:
+    """What a flat array should hold. ``ring``: results that are short binary fractions have the same bits in any order.
+
+    Integers and bools must be equal, and floats that are exact; others may be ``tolerance`` times the greatest apart.
+    NaN and infinities must be in the same places.
     """
-    if np.array_equal(got.view(np.uint8), want.view(np.uint8)):
+
+    def __init__(self, values: Array, ring: bool) -> None:
+        self.values = values
+        self.scale, self.exact = 0.0, False
+        if values.dtype.kind in "biu":
+            return
+        self.exact = ring and values.dtype in (np.float32, np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for part in map(_wide, _parts(values)):
+                self.scale = max(self.scale, float(np.abs(part[np.isfinite(part)]).max(initial=0.0)))
+                self.exact = self.exact and bool((part * 64 % 1 == 0).all())
+        self.exact = self.exact and self.scale * 64 < EXACT
+
+    def difference(self, got: Array, tolerance: float) -> str | None:
+        """How an array differs beyond rounding, in words; None if it does not."""
+        allowed = 0.0 if self.exact else tolerance * self.scale
+        for mine, theirs in zip(_parts(got), _parts(self.values), strict=True):
+            if np.array_equal(_bits(mine), _bits(theirs)):
+                continue
+            if mine.dtype.kind in "biu":
+                return f"{np.count_nonzero(mine != theirs)} of {mine.size} integers differ"
+            here, there = _wide(mine), _wide(theirs)
+            with np.errstate(invalid="ignore", over="ignore"):
+                good = np.isfinite(there)
+                if not np.array_equal(here[~good], there[~good], equal_nan=True) or not np.isfinite(here[good]).all():
+                    return "NaN or infinity in other places"
+                worst = float(np.abs(here[good] - there[good]).max(initial=0.0))
+            if worst > allowed:
+                return f"off by {worst:.2g} where the greatest is {self.scale:.2g}"
         return None
-    if got.dtype.kind in "biu":
-        return f"{np.count_nonzero(got != want)} of {got.size} integers differ"
-    half = got.dtype not in (np.float32, np.float64)
-    if half:
-        got, want = got.astype(np.float32), want.astype(np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):
-        good = np.isfinite(want)
-        if not np.array_equal(got[~good], want[~good], equal_nan=True):
-            return "NaN or infinity in other places"
-        here, there = got[good], want[good]
-        if not np.isfinite(here).all():
-            return "NaN or infinity in other places"
-        scale = float(np.abs(there).max(initial=0.0))
-        exact = exact and not half and bool(good.all()) and scale * 64 < EXACT and bool((there * 64 % 1 == 0).all())
-        worst = float(np.abs(here - there).max(initial=0.0))
-    if worst > (0.0 if exact else tolerance * scale):
-        return f"off by {worst:.2g} where the greatest is {scale:.2g}"
-    return None
+
+
+def _bits(part: Array) -> Array:
+    return part.view(f"u{part.itemsize}")
 
 
 def limit_memory(more: int | None) -> None:

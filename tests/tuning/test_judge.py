@@ -16,7 +16,7 @@ from rangekit.errors import DeviceError
 from rangekit.tuning import judge as judges
 from rangekit.tuning.judge import Bench, Failed, Terms, TimeUp
 from rangekit.tuning.task import Task
-from rangekit.tuning.worker import difference
+from rangekit.tuning.worker import Want
 from tests.tuning.modules import FAULTS, GOOD, SLOW, contents, halves, module
 
 TERMS = Terms(turns=3, most=0.05, patience=0.5)
@@ -156,12 +156,12 @@ F, I = np.float32, np.int32
     ],
 )
 def test_results_agree_up_to_rounding(got: Any, want: Any, same: bool) -> None:
-    assert (difference(got, want, 1e-4, False) is None) == same
+    assert (Want(want, False).difference(got, 1e-4) is None) == same
 
 
 def test_short_fractions_agree_exactly() -> None:
     want = np.array([0.5, 2.25, 1000.0], F)
     off = want + np.array([0, 0, 6e-5], F)
-    assert difference(off, want, 1e-4, False) is None
-    assert difference(off, want, 1e-4, True) is not None
-    assert difference(off / 3, want / 3, 1e-4, True) is None  # no short fractions
+    assert Want(want, False).difference(off, 1e-4) is None
+    assert Want(want, True).difference(off, 1e-4) is not None
+    assert Want(want / 3, True).difference(off / 3, 1e-4) is None  # no short fractions
