@@ -40,12 +40,21 @@ class Terms:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a candidate: ``reason`` it is out, or None and its seconds, ``ratio`` times the incumbent's."""
+    """What became of a candidate: ``reason`` it is out, or None and its seconds, ``ratio`` times the incumbent's.
+
+    ``ratio`` is the median of many turns, ``least`` that of the fastest ones.
+    """
 
     reason: str | None = None
     detail: str = ""
     seconds: float = float("inf")
     ratio: float = float("inf")
+    least: float = 0.0
+
+    @property
+    def surely(self) -> float:
+        """A ratio that a disturbed moment does not make better than it is."""
+        return max(self.ratio, self.least)
 
 
 class TimeUp(Exception):
@@ -110,8 +119,8 @@ class Bench:
             return Verdict("wrong", wrong)
         limit = COMPILE_SECONDS + 2 * terms.turns * terms.patience
         most = max(0.05, min(terms.most, until - time.monotonic()))
-        mine, theirs = self.ask("race", candidate, incumbent, terms.turns, terms.worth, most, limit=limit, until=until)
-        return Verdict(None, "", mine, mine / theirs)
+        timed = self.ask("race", candidate, incumbent, terms.turns, terms.worth, most, limit=limit, until=until)
+        return Verdict(None, "", *timed)
 
     def reference(self, task: Task, text: str, limit: float, until: float) -> tuple[float, tuple[int, ...], bool]:
         """Put what a module computes into the file: seconds, the words of its fault, whether any result is NaN."""

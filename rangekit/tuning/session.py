@@ -33,7 +33,7 @@ from rangekit.tuning.tuner import Search
 
 LEAST = 20e-6  # seconds of a launch that is worth a search
 REFERENCE = 0.25  # of the budget, for the kernels as written
-SETTLE = 0.1  # of the budget, for the last measurement
+SETTLE = 1.5  # seconds of the last measurement, where there is time for it
 SIMILAR = 4  # schedules of nests of other sizes to begin with
 
 
@@ -202,7 +202,7 @@ class Session:
             self.ended = "kept"
 
     def _one(self, one: _Launch, judge: Judge, progress: Progress, end: float) -> None:
-        until = end - min(2.0, SETTLE * self.seconds)  # when judging ends; later once more, to settle
+        until = end - min(SETTLE + 10 * one.default, 0.3 * (end - time.monotonic()))  # later once more, to settle
         terms = Terms(patience=0.5 + 20 * one.default)
 
         pace = 0.0  # seconds that a candidate took lately

@@ -95,10 +95,10 @@ class Search:
             (verdict,) = self.judging([text], self.default.text, self._longer(CONFIRM))
         except TimeUp:
             return False
-        if verdict.reason is not None or verdict.ratio >= GAIN:
+        if verdict.reason is not None or verdict.surely >= GAIN:
             self.rejected[verdict.reason or "no faster after all"] += 1
             return False
-        self.best = Found(schedule, text, verdict.ratio)
+        self.best = Found(schedule, text, verdict.surely)
         self.pool.append(self.best)
         self._seen.add(text)
         self.history.append((self.clock() - self.begin, self.best.share))
@@ -112,11 +112,11 @@ class Search:
             (verdict,) = self.judging([self.best.text], self.default.text, self._longer(FINAL))
         except TimeUp:
             return
-        if verdict.reason is not None or verdict.ratio >= GAIN:
+        if verdict.reason is not None or verdict.surely >= GAIN:
             self.rejected[verdict.reason or "no faster after all"] += 1
             self.best = self.default
         else:
-            self.best = replace(self.best, share=verdict.ratio)
+            self.best = replace(self.best, share=verdict.surely)
         self.history.append((self.clock() - self.begin, self.best.share))
 
     def _round(self) -> list[Schedule]:
@@ -158,7 +158,7 @@ class Search:
                 self._count(verdict.reason)
                 continue
             self.tried += 1
-            found = Found(schedule, text, verdict.ratio * incumbent.share)
+            found = Found(schedule, text, verdict.surely * incumbent.share)
             self.pool.append(found)
             if found.share < GAIN * self.best.share:
                 self._confirm(found)
@@ -169,8 +169,8 @@ class Search:
         if again.reason is not None:
             self.rejected[again.reason] += 1
             self.pool.remove(found)
-        elif again.ratio < GAIN:
-            self.best = replace(found, share=again.ratio * self.best.share)
+        elif again.surely < GAIN:
+            self.best = replace(found, share=again.surely * self.best.share)
             self.pool[self.pool.index(found)] = self.best
             self.history.append((self.clock() - self.begin, self.best.share))
             self.improved(self)

@@ -146,16 +146,17 @@ class Runner:
             s.want = Want(values, self.task.ring and all(_short(other.flat) for other in read))
         return s.want
 
-    def race(self, one: str, other: str, turns: int, worth: float, most: float) -> tuple[float, float]:
-        """Median seconds of a call of each of two modules, in turns. ``turns`` at most, in about ``most`` seconds; few
-        if the first one is ``worth`` times slower.
+    def race(self, one: str, other: str, turns: int, worth: float, most: float) -> tuple[float, float, float]:
+        """Two modules in turns: ``turns`` at most, in about ``most`` seconds; few if the first one is ``worth`` times
+        slower. The median seconds of a call of the first one; its time by the other's, the median of the turns, whose
+        halves share what else the machine does; and the same of the fastest samples, which it disturbs least.
         """
         calls = (self._code(one), self._code(other))
         samples: tuple[list[float], list[float]] = ([], [])
         begin = time.perf_counter()
         first = [min(call(), call()) for call in calls]
         if min(first) > CLEAR_SECONDS and first[0] > CLEAR * first[1]:
-            return first[0], first[1]
+            return first[0], first[0] / first[1], first[0] / first[1]
         together = [max(1, min(100, int(BATCH_SECONDS / max(s, 1e-9)))) for s in first]
         while time.perf_counter() - begin < WARM_SECONDS:
             for call in calls:
@@ -175,7 +176,8 @@ class Runner:
                     break
         finally:
             gc.enable()
-        return statistics.median(samples[0]), statistics.median(samples[1])
+        ratio = statistics.median(a / b for a, b in zip(*samples, strict=True))
+        return statistics.median(samples[0]), ratio, min(samples[0]) / min(samples[1])
 
     def _refill(self) -> None:
         """What is changed in place begins anew: else it might overflow, and numbers too small for a float are slow."""
