@@ -6,6 +6,7 @@ returned, and it is on disk from the moment it is found.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -94,6 +95,8 @@ class Session:
         """``given`` says which steps the user asked for of a launch, None where the cost model chose."""
         if program.device.name != "cpu":
             raise DeviceError(f"there is nothing to tune on the device {program.device.name!r}", help='device="cpu"')
+        if os.name != "posix":
+            raise DeviceError("tune hands open files to processes, which this system does not do", help="tune on Linux")
         if not seconds > 0:
             raise ArgumentError(f"seconds={seconds!r}", help="a time to search for, such as 30")
         if not isinstance(beam, int) or beam < 1:

