@@ -106,12 +106,12 @@ def main(argv: list[str] | None = None) -> int:
         for name, fn, inputs, unseen in todo:
             if any(part in name for part in wanted):
                 row = measured(name, fn, inputs(), unseen, args.seconds)
-                rows.append(row)
+                rows += [row] if row.default else []  # of work too small to tune nothing is measured
                 print(f"{name}: {1e3 * row.default:.3g} ms, tuned {1e3 * row.tuned:.3g} ms, {row.tried} tried, "
                       f"{row.schedule}", flush=True)  # fmt: skip
     args.results.mkdir(parents=True, exist_ok=True)
-    (args.results / "tuned.md").write_text(markdown(rows, args.seconds), encoding="utf-8")
     (args.results / "tuned.json").write_text(json.dumps([asdict(r) for r in rows], indent=1), encoding="utf-8")
+    (args.results / "tuned.md").write_text(markdown(rows, args.seconds), encoding="utf-8")
     return 0
 
 
