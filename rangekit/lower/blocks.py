@@ -118,6 +118,12 @@ def padded(loop: Loop, multiple: int) -> Loop:
     """The loop with more iterations, up to a multiple, that read, write and reduce nothing."""
     if loop.lo.op is not Op.CONST or loop.hi.op is not Op.CONST:
         raise ScheduleError(f"{name_of(loop)} cannot be padded: its length is not a constant")
+    for inner in walk(loop.body):
+        if isinstance(inner, Loop) and loop.var in variables(inner.lo) | variables(inner.hi):
+            raise ScheduleError(
+                f"{name_of(loop)} cannot be padded: the length of {name_of(inner)} depends on it",
+                help="pad a range before blocks are made of it",
+            )
     n = max(0, loop.hi.arg - loop.lo.arg)
     if n % multiple == 0:
         return loop

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rangekit.errors import ScheduleError
-from rangekit.ir.nest import Let, Loop, Scratch, Stmt, Store, variables, walk
+from rangekit.ir.nest import Let, Loop, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.uop import UOp, alu, idx, new_buffer
@@ -23,6 +23,7 @@ from rangekit.lower.loops import (
     local,
     mapped,
     name_of,
+    reads,
     span,
     substitution,
     variable,
@@ -196,7 +197,7 @@ def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
     filled = {s.buffer for s in walk(loop.body) if isinstance(s, Store)} & set(own)
     if not kept or any(b not in own or b.shape for b in kept) or filled - set(kept):
         raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}: it fills an array")
-    places = _results(kept, after)
+    places = _results(kept, after, (*before, loop, *after))
     outside: list[Stmt] = []
     waiting: dict[UOp, tuple[UOp, tuple[UOp, ...]]] = {}
     for b in kept:
@@ -233,22 +234,25 @@ def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
     return (*outside, replace(loop, body=wrapped(around, tuple(inside))))
 
 
-def _results(kept: list[UOp], after: Body) -> dict[UOp, Store]:
-    """For accumulators, stores of their type that follow: each has a place in the results that is its own till then."""
+def _results(kept: list[UOp], after: Body, whole: Body) -> dict[UOp, Store]:
+    """For accumulators, stores of their type that follow: each has a place in the results that is its own till then.
+
+    Rather that of the store of the accumulator as it is. Nothing may read the old contents of such a place.
+    """
+    stores = [
+        s for s in after
+        if isinstance(s, Store) and s.index and s.update is None
+        and not any(i.op in (Op.WHERE, Op.INVALID) for i in s.index)
+        and not any(reads(o, s.buffer) for t in walk(whole) for o in operands(t))
+    ]  # fmt: skip
     out: dict[UOp, Store] = {}
-    stores = [s for s in after if isinstance(s, Store) and s.index and s.update is None]
-    for b in kept:
-        for s in stores:
-            free = not any(i.op in (Op.WHERE, Op.INVALID) for i in s.index)
-            if b not in out and s.buffer.dtype is b.dtype and free and s not in out.values():
-                out[b] = s
-        for s in stores:  # rather where it is stored as it is
-            if b in out and s.value is UOp(Op.INDEX, b.dtype, (b,)) and s.index == out[b].index and \
-                    s.buffer.dtype is b.dtype:  # fmt: skip
-                other = next((o for o, p in out.items() if p is s), None)
-                if other is not None:
-                    out[other] = out[b]
-                out[b] = s
+    for plain in (True, False):
+        for b in kept:
+            fitting = (s for s in stores if s.buffer.dtype is b.dtype and s not in out.values()
+                       and (not plain or s.value is UOp(Op.INDEX, b.dtype, (b,))))  # fmt: skip
+            place = None if b in out else next(fitting, None)
+            if place is not None:
+                out[b] = place
     return out
 
 

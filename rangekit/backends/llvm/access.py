@@ -194,7 +194,8 @@ class Access(Builder):
         if any(lane.width > 1 for lane in place.axes):
             vector = next(lane for lane in place.axes if lane.width > 1)
             if not (buffer in self.scratch and place.step == 1):  # which has room for a vector past its end
-                gate = self.both(gate, self.masks.get(vector))
+                inside = self.masks.get(vector)
+                gate = self.both(gate, None if inside is None else self.projected(inside))
         if place.axes and self.active is not None and buffer not in self.scratch:
             gate = self.both(gate, self.projected(self.active))
         axes = self.axes(Value(dt.index, (), place.axes), gate)

@@ -201,19 +201,25 @@ class Loops(Access):
             low, high = ([self._half(v, wide, first) for v in row] for first in (0, wide // 2))
             wide //= 2
             row = self._combined(reducer, low, high)
-        old = [self.value(UOp(Op.INDEX, t.buffer.dtype, (t.buffer, *t.index))) for t in stores]
-        for t, value in zip(stores, self._combined(reducer, old, row), strict=True):
-            self.put(self.place(t.buffer, t.index), value, None)
+        olds = tuple(UOp(Op.INDEX, t.buffer.dtype, (t.buffer, *t.index)) for t in stores)
+        names = self._named(row)
+        if len(stores) == 1:  # lanes around it may share the accumulator
+            (t,), (new,) = stores, reducer.combine(olds, names)
+            self.store(replace(t, value=new, operand=names[0]))
+        else:
+            new_names = self._named([self.value(v) for v in reducer.combine(olds, names)])
+            for t, name in zip(stores, new_names, strict=True):
+                self.store(replace(t, value=name, update=None, operand=None))
         lines = self.pop()
         self.lines.append(lines)
 
     def _combined(self, reducer: Reducer, a: list[Value], b: list[Value]) -> list[Value]:
-        sides = []
-        for values in (a, b):
-            names = [UOp(Op.VAR, v.dtype, (), ("let", next(self.numbers), "side")) for v in values]
-            self.bound.update(zip(names, values, strict=True))
-            sides.append(tuple(names))
-        return [self.value(n) for n in reducer.combine(sides[0], sides[1])]
+        return [self.value(n) for n in reducer.combine(self._named(a), self._named(b))]
+
+    def _named(self, values: list[Value]) -> tuple[UOp, ...]:
+        names = tuple(UOp(Op.VAR, v.dtype, (), ("let", next(self.numbers), "side")) for v in values)
+        self.bound.update(zip(names, values, strict=True))
+        return names
 
     def _half(self, v: Value, wide: int, first: int) -> Value:
         """The lower or upper half of vectors; single elements when there are two."""

@@ -98,7 +98,7 @@ class _Function(Loops):
             elif isinstance(s, Let):
                 self.bound[s.var] = replace(self.value(s.value), volatile=False)
             elif isinstance(s, Store):
-                self._store(s)
+                self.store(s)
             elif isinstance(s, Scratch):
                 self._scratch(s.buffer)
             elif isinstance(s, Guard):
@@ -133,7 +133,7 @@ class _Function(Loops):
             self.entry.append(f"  {name} = alloca [{room} x {kind}], align {ALIGN}")
         self.slots[buffer] = Slots(Value(dt.index, (name,)), vector, tuple(a for a in self.open if a.width == 1))
 
-    def _store(self, s: Store) -> None:
+    def store(self, s: Store) -> None:
         gate, index = self.gated(s.index)
         place = self.place(s.buffer, index)
         slots = self.slots[s.buffer]
@@ -147,7 +147,7 @@ class _Function(Loops):
             for position in self.positions(once):
                 self.fixed.update(position)
                 self.fresh.clear()
-                self._store(s)
+                self.store(s)
                 for lane in once:
                     del self.fixed[lane]
             self.fresh.clear()
@@ -159,7 +159,7 @@ class _Function(Loops):
             if lane not in private:
                 mask = self.both(mask, self.projected(inside))
                 repeated = repeated or lane.width == 1
-        if mask is not None and not repeated and s.buffer in self.own:  # no branch: nobody else looks
+        if mask is not None and gate is None and not repeated and s.buffer in self.own:  # no branch: nobody else looks
             masks, self.masks = self.masks, {}  # what is kept is read in every lane
             old = self._load(UOp(Op.INDEX, s.buffer.dtype, (s.buffer, *index)))
             self.masks = masks
