@@ -29,9 +29,9 @@ from rangekit.ir.nest import Nest
 from rangekit.ir.ops import Op
 from rangekit.ir.target import CPU
 from rangekit.lower import model
-from rangekit.lower.blocks import perfected
 from rangekit.lower.loops import loops, name_of, parallel, span
 from rangekit.lower.model import Lanes, Row
+from rangekit.lower.tiles import perfected
 from scripts.fit_kernels import kernels
 from scripts.fit_page import gaps, losses, page
 from scripts.fit_record import Choice, recorded

@@ -23,11 +23,11 @@ from rangekit import machine
 from rangekit.backends.llvm import engine
 from rangekit.ir.nest import Nest
 from rangekit.ir.target import CPU
-from rangekit.lower.blocks import perfected
 from rangekit.lower.loops import carried, loops, name_of, parallel, span
 from rangekit.lower.model import rows
 from rangekit.lower.schedule import Schedule
 from rangekit.lower.step import Step, Thread, Unroll, Upcast
+from rangekit.lower.tiles import perfected
 from scripts.fit_kernels import kernels
 
 TURNS = 7

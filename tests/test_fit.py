@@ -14,10 +14,10 @@ import pytest
 import rangekit as rk
 from rangekit.ir.target import CPU
 from rangekit.lower import model
-from rangekit.lower.blocks import perfected
 from rangekit.lower.loops import loops, name_of
 from rangekit.lower.model import Lanes
 from rangekit.lower.schedule import Schedule
+from rangekit.lower.tiles import perfected
 from scripts import fit, fit_page, fit_record
 from scripts.fit_kernels import kernels
 from scripts.fit_record import Choice

@@ -41,7 +41,7 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
         sizes = [span(a) for a in mine]
         if any(n is None for n in sizes):
             raise ScheduleError(f"{buffer.arg.name} cannot be staged: a loop around its use has no constant length")
-        axes = laid_out(mine, layout, loop)
+        axes = laid_out(mine, layout)
         fresh = {a.var: variable(name_of(a)) for a in axes}
         sub = substitution(fresh)
         same = substitution({a.var: UOp(Op.VAR, dt.index, (), ("axis", n)) for n, a in enumerate(axes)})
@@ -56,7 +56,7 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
         around = []
         for a in order:
             lo, hi = sub(a.lo), sub(a.hi)
-            missing = (variables(lo) | variables(hi)) & (inner.keys() - set())
+            missing = (variables(lo) | variables(hi)) & inner.keys()
             if missing:
                 raise ScheduleError(f"{buffer.arg.name} cannot be staged: the length of {name_of(a)} varies")
             around.append(replace(a, var=fresh[a.var], lo=lo, hi=hi, body=(),
@@ -84,16 +84,12 @@ def _around(n: UOp, buffer: UOp, written: set[UOp]) -> list[UOp]:
     if (
         n.dtype is not dt.index
         and all(v == variables(n) for v in own)
-        and not any(_reads(n, b) for b in written - {buffer})
+        and not any(reads(n, b) for b in written - {buffer})
     ):
         return [n]
     if n.op is Op.INDEX and n.src[0] is buffer:
         return [n]
     return [found for s in n.src for found in _around(s, buffer, written)]
-
-
-def _reads(n: UOp, buffer: UOp) -> bool:
-    return n is buffer or any(_reads(s, buffer) for s in n.src)
 
 
 def _nested(around: list[Loop]) -> list[Loop]:
@@ -108,7 +104,7 @@ def _nested(around: list[Loop]) -> list[Loop]:
     return out
 
 
-def laid_out(mine: list[Loop], layout: Sequence[str] | None, at: Loop) -> list[Loop]:
+def laid_out(mine: list[Loop], layout: Sequence[str] | None) -> list[Loop]:
     """Loops in the order of a packed array's axes: as named, or blocks, reductions, lanes."""
     if layout is not None:
         by_name = {name_of(a): a for a in mine}
@@ -122,7 +118,7 @@ def laid_out(mine: list[Loop], layout: Sequence[str] | None, at: Loop) -> list[L
 def prefetched(loop: Loop, buffer: UOp) -> Loop:
     """At the start of each iteration of ``loop``: the lines of ``buffer`` that this iteration stores to, asked for."""
     stores = [s for s in walk(loop.body) if isinstance(s, Store) and s.buffer is buffer]
-    known = {loop.var, *(v for s in loop.body if isinstance(s, Let) for v in (s.var,))}
+    known = {loop.var, *(s.var for s in loop.body if isinstance(s, Let))}
     inner = {s.var for s in walk(loop.body) if isinstance(s, Loop)} - known
     before = []
     for s in stores:

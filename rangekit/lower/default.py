@@ -16,7 +16,6 @@ from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
 from rangekit.lower.blocking import THREADS, Blocks
-from rangekit.lower.blocks import perfected
 from rangekit.lower.loops import carried, chain, exact, loops, name_of, parallel, single, span
 from rangekit.lower.model import UNKNOWN, Lanes, Row, cycles, packed, reuse, rows
 from rangekit.lower.schedule import Schedule
@@ -31,6 +30,7 @@ from rangekit.lower.step import (
     Unroll,
     Upcast,
 )
+from rangekit.lower.tiles import perfected
 
 SMALL = 3000.0  # cycles below which a nest stays as it is
 CHUNK = 40_000.0  # cycles of work handed to a thread at once

@@ -6,7 +6,7 @@ Partial results are combined in a fixed order; integers do not notice, floats wi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rangekit.errors import ScheduleError
@@ -14,7 +14,6 @@ from rangekit.ir.nest import Let, Loop, Scratch, Stmt, Store, operands, variable
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.uop import UOp, alu, idx, new_buffer
-from rangekit.lower.blocks import tile
 from rangekit.lower.copies import laid_out
 from rangekit.lower.loops import (
     Body,
@@ -29,6 +28,7 @@ from rangekit.lower.loops import (
     variable,
     wrapped,
 )
+from rangekit.lower.tiles import tile
 
 
 def partial(loop: Loop, inner: Loop) -> Body:
@@ -126,7 +126,7 @@ def _merge(
     return tuple(out)
 
 
-def _map_stores(stmts: Body, fn) -> Body:  # type: ignore[no-untyped-def]
+def _map_stores(stmts: Body, fn: Callable[[Store], Store]) -> Body:
     out: list[Stmt] = []
     for s in stmts:
         if isinstance(s, Loop):
@@ -204,7 +204,7 @@ def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
         if b in places:
             waiting[b] = places[b].buffer, places[b].index
             continue
-        axes = laid_out(around, None, loop)
+        axes = laid_out(around, None)
         spans = [span(a) for a in axes]
         if any(n is None for n in spans):
             raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}, whose length is not known")

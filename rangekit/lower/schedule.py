@@ -19,10 +19,7 @@ from typing import Any
 from rangekit.errors import ScheduleError
 from rangekit.ir.nest import Nest
 from rangekit.ir.target import Target
-from rangekit.lower.blocks import perfected
-from rangekit.lower.loops import (
-    fresh_after,
-)
+from rangekit.lower.loops import fresh_after
 from rangekit.lower.step import (
     STEPS,
     Group,
@@ -38,6 +35,7 @@ from rangekit.lower.step import (
     Upcast,
 )
 from rangekit.lower.tidy import named
+from rangekit.lower.tiles import perfected
 from rangekit.lower.vectors import vectorised
 
 VERSION = 1
@@ -87,28 +85,28 @@ class Schedule(tuple[Step, ...]):
 
 def scheduled(nest: Nest, schedule: Sequence[Step], target: Target) -> Nest:
     """The nest after every step, and its lanes made vectors where that pays. Without steps, the nest itself."""
-    if not schedule:
-        return nest
-    fresh_after(nest)
-    nest = replace(nest, body=perfected(nest.body))
-    for step in schedule:
-        if not isinstance(step, Step):
-            raise ScheduleError(f"{step!r} is not a schedule step", help="steps are rk.tile(...), rk.upcast(...), ...")
-        nest = step.apply(nest, target)
-    return named(replace(nest, body=vectorised(nest.body, target)))
+    return _applied(nest, schedule, target, skip=False)[1]
 
 
 def applicable(nest: Nest, proposed: Sequence[Step], target: Target) -> tuple[Schedule, Nest]:
     """The steps of a proposal that can apply, and the nest after them."""
-    if not proposed:
+    return _applied(nest, proposed, target, skip=True)
+
+
+def _applied(nest: Nest, steps: Sequence[Step], target: Target, *, skip: bool) -> tuple[Schedule, Nest]:
+    if not steps:
         return Schedule(), nest
     fresh_after(nest)
     nest = replace(nest, body=perfected(nest.body))
     kept = []
-    for step in proposed:
+    for step in steps:
+        if not isinstance(step, Step):
+            raise ScheduleError(f"{step!r} is not a schedule step", help="steps are rk.tile(...), rk.upcast(...), ...")
         try:
             nest = step.apply(nest, target)
         except ScheduleError:
+            if not skip:
+                raise
             continue
         kept.append(step)
     return Schedule(kept), named(replace(nest, body=vectorised(nest.body, target)))

@@ -15,11 +15,11 @@ from rangekit.ir.nest import Loop, Nest, Scratch, Stmt, Store, walk
 from rangekit.ir.nest import Prefetch as Ahead
 from rangekit.ir.show import expression, nest_text
 from rangekit.ir.target import Target
-from rangekit.lower.blocks import perfected
 from rangekit.lower.default import alternatives, default
 from rangekit.lower.loops import chain, loops, name_of, parallel, span
 from rangekit.lower.schedule import Schedule, applicable, scheduled
 from rangekit.lower.step import Group, Pad, Prefetch, Reorder, Stage, Step, Stream, Thread, Tile, Unroll, Upcast
+from rangekit.lower.tiles import perfected
 
 STARTS = 6  # choices of lanes of each loop at the top that are worth a start
 WIDTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of lanes

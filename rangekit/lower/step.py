@@ -13,7 +13,7 @@ from rangekit.errors import ScheduleError
 from rangekit.ir.nest import Loop, Nest, Scratch, Store, variables, walk
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
-from rangekit.lower import blocks, copies, parts
+from rangekit.lower import copies, parts, tiles
 from rangekit.lower.loops import (
     Body,
     carried,
@@ -64,7 +64,7 @@ class Tile(Step):
         _size(self.size, "the size of a tile")
 
     def apply(self, nest: Nest, target: Target) -> Nest:
-        return _each(nest, self.name, lambda loop: (blocks.tile(loop, self.size),))
+        return _each(nest, self.name, lambda loop: (tiles.tile(loop, self.size),))
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,12 +81,12 @@ class Upcast(Step):
         return _each(nest, self.name, lambda loop: self._one(loop, nest.strict))
 
     def _one(self, loop: Loop, strict: bool) -> Body:
-        outer, inner = blocks.block(loop, self.size)
-        inner = blocks.in_lanes(inner, 1)
+        outer, inner = tiles.block(loop, self.size)
+        inner = tiles.in_lanes(inner)
         if not parallel(loop):
             _in_order(loop, strict)
             return parts.partial(replace(outer, body=(inner,)), inner)
-        return (replace(outer, body=(blocks.sunk(inner),)),)
+        return (replace(outer, body=(tiles.sunk(inner),)),)
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,14 +103,14 @@ class Unroll(Step):
         return _each(nest, self.name, self._one)
 
     def _one(self, loop: Loop) -> Body:
-        outer, inner = blocks.block(loop, self.size)
+        outer, inner = tiles.block(loop, self.size)
         if any(isinstance(s, Loop) for s in inner.body):
             if not single(loop):
                 raise ScheduleError(
                     f"{name_of(loop)} cannot be unrolled around loops: what it hands on is not one reduced value",
                     help=f"rk.upcast({self.name!r}, {self.size}) keeps partial results",
                 )
-            inner = blocks.in_lanes(inner, 1)
+            inner = tiles.in_lanes(inner)
         else:
             inner = replace(inner, kind="unroll")
         return (replace(outer, body=(inner,)),)
@@ -298,7 +298,7 @@ class Pad(Step):
         _size(self.multiple, "the multiple of a padding")
 
     def apply(self, nest: Nest, target: Target) -> Nest:
-        return _each(nest, self.name, lambda loop: (blocks.padded(loop, self.multiple),))
+        return _each(nest, self.name, lambda loop: (tiles.padded(loop, self.multiple),))
 
 
 @dataclass(frozen=True, repr=False)

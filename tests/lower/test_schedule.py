@@ -16,9 +16,9 @@ from rangekit.ir.nest import Nest
 from rangekit.ir.ops import Op
 from rangekit.ir.target import CPU
 from rangekit.lower import step as steps
-from rangekit.lower.blocks import perfected
 from rangekit.lower.loops import loops, name_of
 from rangekit.lower.schedule import scheduled
+from rangekit.lower.tiles import perfected
 from tests.generator import Loops, Program
 from tests.test_properties import close, kernel_of
 

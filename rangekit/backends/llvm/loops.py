@@ -21,7 +21,7 @@ from rangekit.ir.uop import UOp, alu, idx
 
 
 class Loops(Access):
-    """What a loop becomes. ``body``, the statements of one, is of a subclass."""
+    """What a loop becomes. ``body`` and ``store``, the statements of one, are of a subclass."""
 
     def __init__(self, names: Names) -> None:
         super().__init__(names)
@@ -30,6 +30,10 @@ class Loops(Access):
 
     def body(self, stmts: tuple[Stmt, ...]) -> None:
         """Statements in order."""
+        raise NotImplementedError
+
+    def store(self, s: Store) -> None:
+        """A value stored in every lane that runs."""
         raise NotImplementedError
 
     def serial(self, s: Loop) -> None:

@@ -1,8 +1,4 @@
-"""What each schedule step does to loops. Each takes the statements around and gives new ones, or says why it cannot.
-
-All of them keep what is computed: only *order* and *place* change. A reduction may be split into partial results,
-which are combined in a fixed order; integers do not notice, floats within rounding.
-"""
+"""One loop in tiles, in step, or padded: what the steps of those names do. Order and place change, never results."""
 
 from __future__ import annotations
 
@@ -87,11 +83,11 @@ def block(loop: Loop, size: int) -> tuple[Loop, Loop]:
 # ---- lanes -----------------------------------------------------------------------------------------------------------
 
 
-def in_lanes(loop: Loop, lanes: int) -> Loop:
-    """A loop over a block, its iterations in step: as vectors of ``lanes`` elements (1: registers of their own)."""
+def in_lanes(loop: Loop) -> Loop:
+    """A loop over a block, its iterations in step; which of such loops become vectors is found at the end."""
     if any(isinstance(s, Loop) and s.kind == "thread" for s in walk(loop.body)):
         raise ScheduleError(f"{name_of(loop)} cannot run in step: there are threads inside it")
-    return replace(loop, kind="vector" if lanes > 1 else "upcast", lanes=lanes)
+    return replace(loop, kind="upcast", lanes=1)
 
 
 def sunk(loop: Loop) -> Loop:
