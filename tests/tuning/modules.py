@@ -60,7 +60,7 @@ FAULTS = {
         module(
             declare="declare ptr @malloc(i64)\ndeclare ptr @memset(ptr, i32, i64)",
             before="  br label %eat\neat:\n  %m = call ptr @malloc(i64 16777216)\n"
-            "  %t = call ptr @memset(ptr %m, i32 1, i64 16777216)\n  br label %eat\ndead:",
+            "  %t = call ptr @memset(ptr %m, i32 1, i64 1)\n  br label %eat\ndead:",
         ),
         "crashed",
     ),
