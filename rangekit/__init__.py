@@ -91,6 +91,7 @@ from rangekit.lang.elementwise import (
     where,
 )
 from rangekit.lang.indexing import assign
+from rangekit.lang.loops import fold, scan
 from rangekit.lang.movement import (
     broadcast_arrays,
     broadcast_to,
@@ -269,6 +270,7 @@ __all__ = [
     "float64",
     "floor",
     "floor_divide",
+    "fold",
     "from_dlpack",
     "full",
     "full_like",
@@ -341,6 +343,7 @@ __all__ = [
     "roll",
     "round",
     "rsqrt",
+    "scan",
     "set_num_threads",
     "sigmoid",
     "sign",

@@ -184,7 +184,7 @@ def _reads(node: UOp) -> tuple[UOp, ...]:
         return ()
     if node.op in ELEMENTWISE:
         return tuple(s for s in node.src if s.dtype.kind in "biux" and s.op is not Op.INVALID)
-    if node.op is Op.GET and node.src[0].src[arity(node.src[0]) :]:
+    if node.op is Op.GET and node.src[0].arg in ("argmax", "argmin"):
         return (node.src[0].src[node.arg],) if _runs(node.src[0]) else ()
     return node.src[:1] if node.op is Op.REDUCE and _runs(node) else ()
 

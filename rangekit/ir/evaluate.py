@@ -32,16 +32,21 @@ def evaluate(root: UOp, env: Mapping[UOp, Array], *, strict: bool = False) -> Ar
 
 
 class _Evaluator:
-    def __init__(self, env: Mapping[UOp, Array], strict: bool) -> None:
+    def __init__(self, env: Mapping[UOp, Array], strict: bool, at: Mapping[UOp, int] | None = None) -> None:
         self.env, self.strict = env, strict
+        self.at = at or {}  # ranges that stand at one iteration, as axes of size 1
         self.memo: dict[UOp, Array] = {}
 
     def value(self, root: UOp) -> Array:
         """Every node below the root once, sources first."""
-        for n in toposort(root):
+        for n in toposort(root, into=lambda n: n not in self.memo and n.op not in (Op.FOLD, Op.SCAN)):
             if n not in self.memo:
                 self.memo[n] = np.asarray(self.node(n))
         return self.memo[root]
+
+    def extent(self, r: UOp) -> int:
+        """How many iterations of a range there are here."""
+        return 1 if r in self.at else r.extent
 
     def over(self, n: UOp, axes: Axes) -> Array:
         """The value with exactly these ranges as leading axes (those it lacks have size 1)."""
@@ -49,7 +54,7 @@ class _Evaluator:
         order = [own.index(r) for r in axes if r in own]
         rest = range(len(own), value.ndim)
         value = value.transpose([*order, *rest])
-        shape = tuple(r.extent if r in own else 1 for r in axes)
+        shape = tuple(self.extent(r) if r in own else 1 for r in axes)
         return value.reshape(shape + value.shape[len(own) :])
 
     def aligned(self, n: UOp, s: UOp) -> Array:
@@ -62,10 +67,16 @@ class _Evaluator:
     def node(self, n: UOp) -> Array:
         """The value of one node whose sources are known."""
         op, lead = n.op, len(n.ranges)
+        bound = binding(n)
+        again = set(n.src[bound[1] :]) & self.at.keys() if bound else set()
+        if again:  # it runs over the range anew
+            work = _Evaluator(self.env, self.strict, {r: t for r, t in self.at.items() if r not in again})
+            work.memo.update((m, v) for m, v in self.memo.items() if not m.ranges & again)
+            return work.value(n)
         if op is Op.CONST:
             return np.asarray(n.arg, n.dtype.numpy)
         if op is Op.RANGE:
-            return np.arange(n.extent, dtype=np.int64)
+            return np.arange(n.extent, dtype=np.int64) if n not in self.at else np.array([self.at[n]])
         if op is Op.INVALID:
             return np.asarray(np.iinfo(np.int64).min)
         if op in (Op.PARAM, Op.BUFFER):
@@ -78,17 +89,21 @@ class _Evaluator:
             return np.where(self.aligned(n, n.src[0]), self.aligned(n, n.src[1]), np.iinfo(np.int64).min)
         if op in ELEMENTWISE:
             args = [self.aligned(n, s) for s in n.src]
-            full = tuple(r.extent for r in by_uid(n.ranges)) + n.shape
+            full = tuple(self.extent(r) for r in by_uid(n.ranges)) + n.shape
             return np.broadcast_to(apply(op, n.dtype, args, src_dtypes=[s.dtype for s in n.src]), full)
         if op is Op.BUFFERIZE:
             axes = (*by_uid(n.ranges), *n.src[1:])
             value = self.over(n.src[0], axes)
-            return np.broadcast_to(value, tuple(r.extent for r in axes) + n.src[0].shape)
+            return np.broadcast_to(value, tuple(self.extent(r) for r in axes) + n.src[0].shape)
         if op is Op.REDUCE:
             return self.reduce(n)[0]
         if op is Op.GET:
             which: int = n.arg
-            return self.reduce(n.src[0])[which]
+            return (self.fold(n.src[0]) if n.src[0].op is Op.FOLD else self.reduce(n.src[0]))[which]
+        if op is Op.FOLD:
+            return self.fold(n)[0]
+        if op is Op.SCAN:
+            return self.scan(n)
         if op is Op.ASSIGN:
             return self.assign(n)
         value = self.memo[n.src[0]] if n.src else np.zeros(())
@@ -113,8 +128,8 @@ class _Evaluator:
         base, at = n.src[0], n.src[1:]
         axes = by_uid(n.ranges)
         gathered = next((s.shape for s in at if s.shape), ())
-        full = tuple(r.extent for r in axes) + gathered
-        own = [np.arange(r.extent).reshape([-1 if a is r else 1 for a in axes] + [1] * len(gathered))
+        full = tuple(self.extent(r) for r in axes) + gathered
+        own = [np.arange(self.extent(r)).reshape([-1 if a is r else 1 for a in axes] + [1] * len(gathered))
                for r in by_uid(base.ranges)]  # fmt: skip
         picks = []
         for s in at:
@@ -141,11 +156,11 @@ class _Evaluator:
         assert bound is not None
         values, ranges = n.src[: bound[1]], n.src[bound[1] :]
         free = by_uid(n.ranges)
-        count = math.prod(r.extent for r in ranges)
-        shape = tuple(r.extent for r in free) + n.shape
+        count = math.prod(self.extent(r) for r in ranges)
+        shape = tuple(self.extent(r) for r in free) + n.shape
         lines = []
         for v in values:
-            value = np.broadcast_to(self.over(v, (*ranges, *free)), tuple(r.extent for r in ranges) + shape)
+            value = np.broadcast_to(self.over(v, (*ranges, *free)), tuple(self.extent(r) for r in ranges) + shape)
             lines.append(value.reshape((count, *shape)))
         dtypes = tuple(v.dtype for v in values)
         reducer = REDUCERS[n.arg]
@@ -163,17 +178,59 @@ class _Evaluator:
             state = tuple(known[c] for c in combine)
         return state
 
+    def steps(self, n: UOp, wanted: tuple[UOp, ...]) -> tuple[list[Array], list[list[Array]]]:
+        """The states after a FOLD or SCAN, and ``wanted`` at each iteration, over the ranges open around it."""
+        count, r = n.arg[1], n.src[-1]
+        free = by_uid(n.ranges.union(*(s.ranges for s in n.src[:count])))
+        shape = tuple(self.extent(a) for a in free)
+
+        def whole(work: _Evaluator, s: UOp) -> Array:
+            work.value(s)
+            value = work.over(s, (*free, r) if r in s.ranges else free)
+            value = value.reshape(value.shape[: len(free)] + s.shape)
+            return np.broadcast_to(value, shape + s.shape).copy()
+
+        state = [whole(self, s) for s in n.src[:count]]
+        uses = [m for m in toposort(*n.src[count:-1]) if m.op is Op.STATE and m.arg[0] == n.arg[0]]
+        known = {m: v for m, v in self.memo.items() if r not in m.ranges}
+        seen = []
+        for t in range(r.extent):
+            work = _Evaluator(self.env, self.strict, {**self.at, r: t})
+            work.memo.update(known)
+            for m in uses:
+                own = by_uid(m.ranges)
+                picked = state[m.arg[1]]
+                order = [free.index(a) for a in own if a is not r]
+                picked = picked.transpose([*order, *range(len(free), picked.ndim)])
+                work.memo[m] = np.expand_dims(picked, own.index(r))
+            seen.append([whole(work, w) for w in wanted])
+            state = [whole(work, s) for s in n.src[count : 2 * count]]
+        return state, seen
+
+    def fold(self, n: UOp) -> list[Array]:
+        """One step after another, from the first states."""
+        return self.steps(n, ())[0]
+
+    def scan(self, n: UOp) -> Array:
+        """The value of each step, in order, as the first closed axis."""
+        free = by_uid(n.ranges)
+        shape = tuple(self.extent(a) for a in free)
+        lines = [values[0] for values in self.steps(n, (n.src[-2],))[1]]
+        if not lines:
+            return np.zeros(shape + n.shape, n.dtype.numpy)
+        return np.stack(lines, axis=len(shape))
+
     def assign(self, n: UOp) -> Array:
         """The base with the places written."""
         base, place, value, ranges = n.src[0], n.src[1], n.src[2], n.src[3:]
         flat = np.arange(math.prod(base.shape)).reshape(base.shape)
-        spots = _Evaluator({**self.env, base: flat}, self.strict)
+        spots = _Evaluator({**self.env, base: flat}, self.strict, self.at)
         for m in toposort(base):
             spots.memo[m] = self.memo[m]
         spots.memo[base] = flat
         where = spots.over(place, ranges)
         out = np.array(self.memo[base])
-        full = tuple(r.extent for r in ranges) + value.shape
+        full = tuple(self.extent(r) for r in ranges) + value.shape
         out.reshape(-1)[np.broadcast_to(where, full).reshape(-1)] = np.broadcast_to(
             self.over(value, ranges), full
         ).reshape(-1)

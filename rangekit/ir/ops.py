@@ -28,7 +28,10 @@ class Op(Enum):
 
     # reduction
     REDUCE = "reduce"  # src: values, the ranges it consumes; arg: the reducer's name
-    GET = "get"  # arg: k; one value of a reduction over tuples
+    GET = "get"  # arg: k; one value of a reduction over tuples, or of a fold
+    FOLD = "fold"  # src: first states, next states, the range it consumes; arg: (number, how many states, reducer)
+    SCAN = "scan"  # src: as a fold, a value before the range; that value of each iteration, along a closed axis
+    STATE = "state"  # src: the range, the ranges around; arg: (fold's number, k, shape, name); one state as it comes in
 
     # structure
     PRINT = "print"  # src: value, condition, the ranges it closes; arg: label
@@ -127,5 +130,6 @@ TERNARY = frozenset({Op.FMA})  # floats of one type, to that type
 ELEMENTWISE = UNARY | BINARY | TERNARY | {Op.CAST, Op.BITCAST, Op.WHERE, Op.IN_RANGE}
 MOVEMENT = frozenset({Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.PAD, Op.SHRINK, Op.FLIP})
 STORAGE = frozenset({Op.PARAM, Op.BUFFER, Op.BUFFERIZE, Op.ASSIGN})
-EXPENSIVE = (MATH - {Op.SQRT}) | {Op.POW, Op.ATAN2, Op.REDUCE}
+LOOPS = frozenset({Op.REDUCE, Op.FOLD, Op.SCAN})  # what becomes a loop of its own
+EXPENSIVE = (MATH - {Op.SQRT}) | {Op.POW, Op.ATAN2} | LOOPS
 COMMUTATIVE = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.MIN, Op.AND, Op.OR, Op.XOR, Op.EQ, Op.NE})

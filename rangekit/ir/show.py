@@ -82,6 +82,9 @@ def _infix(n: UOp, above: int, depth: int) -> Iterator[Token]:
 
 
 def _call(n: UOp, depth: int) -> Iterator[Token]:
+    if n.op is Op.STATE:
+        yield "", n.arg[3]
+        return
     if n.op is Op.REDUCE:
         name = _REDUCE.get(n.arg, n.arg)
     elif n.op in (Op.CAST, Op.BITCAST):

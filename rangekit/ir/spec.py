@@ -142,6 +142,12 @@ def _place(node: UOp) -> bool:
     return node.op in (Op.INDEX, Op.PARAM, Op.BUFFER)
 
 
+def _states(node: UOp) -> bool:
+    count = node.arg[1]
+    pairs = zip(node.src[:count], node.src[count : 2 * count], strict=True)
+    return count > 0 and all(a.dtype is b.dtype and a.shape == b.shape for a, b in pairs)
+
+
 def _shrunk(node: UOp) -> Shape:
     return tuple(size for _, size, _ in node.arg)
 
@@ -169,8 +175,16 @@ SPEC: dict[Op, Row] = {
     Op.REDUCE: Row("the reducer's values, the ranges it consumes", lambda n: n.src[0].shape,
                    lambda n: n.dtype is n.src[0].dtype and isinstance(n.arg, str)
                    and all(s.shape == n.src[0].shape for s in n.src[: arity(n)]), lambda n: (0, arity(n))),
-    Op.GET: Row("a reduction; arg which value", lambda n: n.src[0].shape,
-                lambda n: n.src[0].op is Op.REDUCE and n.dtype is n.src[0].src[n.arg].dtype),
+    Op.GET: Row("a reduction or a fold; arg which value", lambda n: n.src[0].src[n.arg].shape,
+                lambda n: n.src[0].op in (Op.REDUCE, Op.FOLD) and n.dtype is n.src[0].src[n.arg].dtype),
+    Op.FOLD: Row("first states, as many next ones, the range", lambda n: n.src[0].shape,
+                 lambda n: len(n.src) == 2 * n.arg[1] + 1 and n.dtype is n.src[0].dtype and _states(n),
+                 lambda n: (n.arg[1], 2 * n.arg[1])),
+    Op.SCAN: Row("first states, as many next ones, a value, the range", lambda n: (n.src[-1].extent, *n.src[-2].shape),
+                 lambda n: len(n.src) == 2 * n.arg[1] + 2 and n.dtype is n.src[-2].dtype and _states(n),
+                 lambda n: (n.arg[1], 2 * n.arg[1] + 1)),
+    Op.STATE: Row("the range and those around; arg (fold's number, k, shape, name)", lambda n: n.arg[2],
+                  lambda n: all(s.dtype is dt.index for s in n.src)),
     Op.PRINT: Row("value, condition, the ranges it closes; arg label", _SCALAR,
                   lambda n: n.dtype is dt.void and n.src[1].dtype is dt.bool_ and n.src[1].shape == (),
                   lambda n: (0, 2)),

@@ -58,8 +58,15 @@ def parse(text: str) -> UOp:
         nodes[number] = node
     if node is None:
         raise ValueError("the text of a graph has a line for each of its nodes")
-    uop.reserve_uids(max((n.arg.uid for n in nodes.values() if n.op in (Op.RANGE, Op.BUFFER)), default=0))
+    uop.reserve_uids(max((_number(n) for n in nodes.values()), default=0))
     return node
+
+
+def _number(node: UOp) -> int:
+    """The number that tells a node from others of its kind; 0 if it has none."""
+    if node.op in (Op.RANGE, Op.BUFFER):
+        return int(node.arg.uid)
+    return int(node.arg[0]) if node.op in (Op.FOLD, Op.SCAN, Op.STATE) else 0
 
 
 def _anonymous(node: UOp, renumbered: dict[tuple[Op, int], int]) -> Any:
@@ -74,6 +81,9 @@ def _anonymous(node: UOp, renumbered: dict[tuple[Op, int], int]) -> Any:
         return Storage(arg.memory)
     if node.op is Op.VAR:
         return (arg[0], "")
+    if node.op in (Op.FOLD, Op.SCAN, Op.STATE):
+        uid = renumbered.setdefault((Op.FOLD, arg[0]), len(renumbered))
+        return (uid, *arg[1:3], *("" for _ in arg[3:]))
     return "" if node.op is Op.KERNEL else arg
 
 

@@ -150,6 +150,11 @@ def new_range(size: int, name: str | None = None) -> UOp:
     return UOp(Op.RANGE, dt.index, (idx(size),), RangeId(next(_uids), name))
 
 
+def new_fold() -> int:
+    """A number for a fold that is not any other's."""
+    return next(_uids)
+
+
 def new_buffer(dtype: DType, shape: tuple[int, ...], name: str, memory: str = "global") -> UOp:
     """A BUFFER that is not any other."""
     return UOp(Op.BUFFER, dtype, (), BufferId(next(_uids), name, shape, memory))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rangekit.ir.binding import substitute
-from rangekit.ir.ops import Op
+from rangekit.ir.ops import LOOPS, Op
 from rangekit.ir.spec import binding
 from rangekit.ir.uop import UOp, toposort
 
@@ -49,10 +49,10 @@ def canon(sink: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
 
 
 def _rename(n: UOp, candidates: dict[int, list[UOp]]) -> UOp:
-    bound = binding(n) if n.op is Op.REDUCE else None
+    bound = binding(n) if n.op in LOOPS else None
     if bound is None:
         return n
-    values, ranges = n.src[: bound[1]], n.src[bound[1] :]
+    outside, values, ranges = n.src[: bound[0]], n.src[bound[0] : bound[1]], n.src[bound[1] :]
     taken = set(n.ranges)
     chosen = []
     for r in ranges:
@@ -62,7 +62,7 @@ def _rename(n: UOp, candidates: dict[int, list[UOp]]) -> UOp:
     if tuple(chosen) == ranges:
         return n
     mapping = dict(zip(ranges, chosen, strict=True))
-    return n.replace(src=(*(substitute(v, mapping) for v in values), *chosen))
+    return n.replace(src=(*outside, *(substitute(v, mapping) for v in values), *chosen))
 
 
 def carry_tree(old: UOp, new: UOp, carry: Callable[[UOp, UOp], None]) -> None:

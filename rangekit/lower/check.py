@@ -27,7 +27,7 @@ from rangekit.lower.proof import Conditions, conjuncts, either, proof
 from rangekit.source import Position
 
 ENUMERATED = 1 << 20  # iterations an index is tried on one by one
-DATA = frozenset({Op.INDEX, Op.REDUCE, Op.PARAM, Op.BUFFER, Op.IN_RANGE, Op.GET})
+DATA = frozenset({Op.INDEX, Op.REDUCE, Op.PARAM, Op.BUFFER, Op.IN_RANGE, Op.GET, Op.FOLD, Op.SCAN, Op.STATE})
 
 
 def check(
@@ -299,8 +299,10 @@ def _iteration(at: Iterable[tuple[UOp, int]]) -> str:
 
 
 def _array_name(n: UOp) -> str:
-    name: str = n.src[0].arg.name or "buffer"
-    return name
+    base = n.src[0]
+    if base.op in (Op.STATE, Op.GET, Op.SCAN):
+        return str(base.arg[3]) if base.op is Op.STATE else "state"
+    return base.arg.name or "buffer"
 
 
 def _source_name(n: UOp) -> str:

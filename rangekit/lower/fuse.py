@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 from rangekit.ir.binding import substitute
-from rangekit.ir.ops import EXPENSIVE, Op
+from rangekit.ir.ops import EXPENSIVE, LOOPS, Op
 from rangekit.ir.spec import binding
 from rangekit.ir.target import Target
 from rangekit.ir.uop import Storage, UOp, toposort
@@ -68,8 +68,13 @@ def _decide(
             paths = contexts(root, target, costly=frozenset(uses) if heavy else ())
             at.extend((u, p) for u in uses for p in paths.get(u, ()))
     elements = math.prod(b.shape)
+    along = _scanned(b)
     again = _evaluations(b, heavy, at)
     once = sum(math.prod(r.extent for r in n.ranges) for n in heavy)
+    if along and all(_in_step(b, n, uses, users) for n in along):
+        return (lambda sink: _inline(sink, b, carry)), "removed: the loop that uses it runs the scan"
+    if along:
+        again = once + 1  # another order than its own would run it again
     if again <= once:
         total = len({(u.src[1:], p) for u, p in at})
         each = sum(runs(p) for _, p in {(u.src[1:], p) for u, p in at})
@@ -81,7 +86,7 @@ def _decide(
         ):
             return (lambda sink: _inline(sink, b, carry)), f"removed: {total} uses cost less than the memory traffic"
         return None, f"kept: {each} evaluations of {work} operations would replace {elements}"
-    common = _common_axes(b, uses, users, nests)
+    common = tuple(a for a in _common_axes(b, uses, users, nests) if b.src[1 + a] not in {n.src[1] for n in along})
     rest = elements // max(1, math.prod(b.shape[a] for a in common))
     if common and rest * b.dtype.itemsize <= target.scratch_bytes:
         return (
@@ -90,22 +95,52 @@ def _decide(
     return None, f"kept: its reductions would run {again} times instead of {once}"
 
 
+def _scanned(b: UOp) -> list[UOp]:
+    """The reads of scans in the body: each has the value of one iteration, known once those before it are done."""
+    return [n for n in toposort(b.src[0], into=lambda n: n.op is not Op.BUFFERIZE and n.op not in LOOPS)
+            if n.op is Op.INDEX and n.src[0].op is Op.SCAN]  # fmt: skip
+
+
+def _in_step(b: UOp, scanned: UOp, uses: list[UOp], users: list[UOp]) -> bool:
+    """Whether all uses stand in one nest's loop over the scanned axis: then that loop runs the scan too."""
+    if len(users) != 1 or not is_buffer(users[0]) or scanned.src[1] not in b.src[1:]:
+        return False
+    axis = b.src[1:].index(scanned.src[1])
+    loops = users[0].src[1:]
+    scan = scanned.src[0]
+    around = frozenset().union(*(s.ranges for s in scan.src[:-2])) - {scan.src[-1]}
+    outside = toposort(users[0].src[0], into=lambda n: n is not b and not is_buffer(n))
+    rebound = {r for n in outside if n.op in LOOPS for r in n.src}
+    for u in uses:
+        r = u.src[1 + axis]
+        if r is not uses[0].src[1 + axis] or r not in loops or r in rebound or r.extent != b.shape[axis]:
+            return False
+        mine = around - set(b.src[1:])
+        mine = mine.union(*(i.ranges for a, i in zip(b.src[1:], u.src[1:], strict=True) if a in around))
+        inner = [a in mine for a in loops[loops.index(r) + 1 :]]
+        if inner != sorted(inner, reverse=True) or r in mine:
+            return False
+    return True
+
+
 def _heavy(b: UOp) -> list[UOp]:
     """The reductions of the body that depend on where in the buffer they are."""
     bound = set(b.src[1:])
-    return [n for n in toposort(b.src[0], into=lambda n: n.op is not Op.BUFFERIZE and n.op is not Op.REDUCE)
-            if n.op is Op.REDUCE and n.ranges & bound]  # fmt: skip
+    return [n for n in toposort(b.src[0], into=lambda n: n.op is not Op.BUFFERIZE and n.op not in LOOPS)
+            if n.op in LOOPS and n.ranges & bound]  # fmt: skip
 
 
 def _light(b: UOp) -> list[UOp]:
     bound = set(b.src[1:])
-    return [n for n in toposort(b.src[0], into=lambda n: n.op not in (Op.BUFFERIZE, Op.REDUCE)) if n.ranges & bound]
+    return [
+        n for n in toposort(b.src[0], into=lambda n: n.op is not Op.BUFFERIZE and n.op not in LOOPS) if n.ranges & bound
+    ]
 
 
 def _cost(n: UOp) -> int:
     if n.op is Op.INDEX:
         return n.dtype.itemsize
-    if n.op is Op.REDUCE or n.dtype.kind == "x":
+    if n.op in LOOPS or n.dtype.kind == "x":
         return 0
     return 16 if n.op in EXPENSIVE else 1
 
@@ -153,7 +188,7 @@ def _common_axes(b: UOp, uses: list[UOp], users: list[UOp], nests: Nests) -> tup
         if all(u.src[1 + a] is first[a] for u in uses) and first[a] in loops and first[a].extent == b.shape[a]
     ]
     # A loop that some reduction binds again around a use is another loop of that name: then it is not common.
-    rebound = {r for n in _inside(users[0], nests) if n.op is Op.REDUCE for r in n.src if r in loops}
+    rebound = {r for n in _inside(users[0], nests) if n.op in LOOPS for r in n.src if r in loops}
     return tuple(a for a in axes if first[a] not in rebound)
 
 

@@ -10,7 +10,7 @@ from rangekit.ir.show import expression
 from rangekit.ir.uop import UOp, toposort
 
 WIDTH = 64
-DATA = frozenset({Op.CAST, Op.INDEX, Op.REDUCE, Op.GUARD})
+DATA = frozenset({Op.CAST, Op.INDEX, Op.REDUCE, Op.FOLD, Op.SCAN, Op.STATE, Op.GUARD})
 
 
 def legalize(kernel: UOp) -> UOp:

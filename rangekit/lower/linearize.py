@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
+from rangekit.ir.binding import substitute
 from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, Scratch, Stmt, Store
-from rangekit.ir.ops import Op
+from rangekit.ir.ops import LOOPS, Op
 from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.spec import arity
 from rangekit.ir.symbolic import simplify
@@ -40,6 +41,7 @@ class Block:
     body: list[Stmt] = field(default_factory=list)
     memo: dict[UOp, UOp] = field(default_factory=dict)
     accumulators: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
+    late: list[Stmt] = field(default_factory=list)  # the states of scans, handed on when the iteration is done
 
 
 def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Target, strict: bool = False) -> Nest:
@@ -52,9 +54,8 @@ class _Linearize:
         self.kernel, self.target, self.strict = kernel, target, strict
         self.order = toposort(kernel)
         self.consumers: dict[UOp, int] = {}
-        for n in self.order:
-            for s in n.src:
-                self.consumers[s] = self.consumers.get(s, 0) + 1
+        self.counted: set[UOp] = set()
+        self._count(kernel)
         self.written = {s.src[0].src[0] for s in kernel.src if s.op is Op.STORE}
         self.lanes = {n: lanes(n, target) for n in self.order if n.op is Op.REDUCE}
         self.groups: dict[object, list[UOp]] = {}
@@ -64,6 +65,7 @@ class _Linearize:
         self.sizes: dict[UOp, int] = {}
         self.ranges_named: dict[UOp, str] = {}
         self._name_ranges()
+        self.states: dict[int, tuple[tuple[UOp, ...], tuple[UOp, ...]]] = {}  # a fold's arrays, and its lanes
         self.root = Block(None, None, frozenset(kernel.src))
         self.stack = [self.root]
         self.prints: list[PrintSite] = []
@@ -78,6 +80,14 @@ class _Linearize:
                     strict=self.strict)  # fmt: skip
         return tidy(nest)
 
+    def _count(self, *roots: UOp) -> None:
+        """How often each node below is used; nodes that were counted before stay as they are."""
+        for n in toposort(*roots, into=lambda n: n not in self.counted):
+            if n not in self.counted:
+                self.counted.add(n)
+                for s in n.src:
+                    self.consumers[s] = self.consumers.get(s, 0) + 1
+
     # ---- names -----------------------------------------------------------------------------------------------------
 
     def _name_ranges(self) -> None:
@@ -85,6 +95,7 @@ class _Linearize:
         found = sorted({n for n in self.order if n.op is Op.RANGE}, key=lambda r: self.order.index(r))
         loops = list(dict.fromkeys([*(r for s in self.kernel.src for r in s.src[2:]), *found]))
         taken = {n.arg.name for n in self.order if n.op in (Op.PARAM, Op.BUFFER)}
+        taken |= {n.arg[3] for n in self.order if n.op is Op.STATE}
         pool = (f"{c}{n or ''}" for n in range(10_000) for c in "ijklmn")
         for r in sorted(loops, key=lambda r: r.arg.name is None):
             base = r.arg.name
@@ -98,7 +109,11 @@ class _Linearize:
     # ---- groups of reductions --------------------------------------------------------------------------------------
 
     def _group(self) -> None:
-        level = levels(self.kernel)
+        level, held = levels(self.kernel), dict[UOp, frozenset[int]]()
+        for n in self.order:  # the folds whose states a node reads: inside others it would have others
+            inside = frozenset[int]().union(*(held[s] for s in n.src))
+            own = {n.arg[0]} if n.op in (Op.STATE, Op.FOLD, Op.SCAN) else set()
+            held[n] = inside | own if n.op is Op.STATE else inside - own
         for n in self.order:
             if n.op is Op.REDUCE:
                 self.limits[n] = self._bounds(n)
@@ -106,7 +121,7 @@ class _Linearize:
                 bounding = {r for pair in self.limits[n][0].values() for e in pair if e is not None for r in e.ranges}
                 self.lanes[n] = tuple(r for r in self.lanes[n] if r not in bounding)  # bounds are known before lanes
                 ranges = n.src[arity(n) :]
-                key = (ranges, n.ranges - set(self.lanes[n]), level[n], limits)
+                key = (ranges, n.ranges - set(self.lanes[n]), level[n], limits, held[n])
                 self.groups.setdefault(key, []).append(n)
         self.group_of = {n: members for members in self.groups.values() for n in members}
 
@@ -175,7 +190,7 @@ class _Linearize:
     def _pop(self, lo: UOp, hi: UOp) -> None:
         block = self.stack.pop()
         assert block.var is not None and block.range is not None
-        self.stack[-1].body.append(Loop(block.var, block.range, lo, hi, tuple(block.body)))
+        self.stack[-1].body.append(Loop(block.var, block.range, lo, hi, (*block.body, *block.late)))
 
     def _home(self, ranges: frozenset[UOp]) -> int:
         for depth in range(len(self.stack) - 1, 0, -1):
@@ -244,7 +259,7 @@ class _Linearize:
             return n
         if n.op is Op.RANGE:
             return self.stack[self._home(frozenset((n,)))].var
-        if n.op is Op.REDUCE or n.op is Op.GET:
+        if n.op is Op.REDUCE or n.op is Op.GET or n.op is Op.FOLD:
             return None
         return self.stack[self._home(n.ranges)].memo.get(n)
 
@@ -252,17 +267,37 @@ class _Linearize:
         known = self._known(n)
         if known is not None:
             return known
+        if n.op is Op.FOLD or (n.op is Op.GET and n.src[0].op is Op.FOLD):
+            return UOp(Op.INDEX, n.dtype, ((yield from self._folded(n)),))
         if n.op is Op.REDUCE or n.op is Op.GET:
             return (yield from self._accumulator(n))
         depth = self._home(n.ranges)
+        if n.op is Op.INDEX and n.src[0].op is Op.SCAN:
+            yield from self._advance(n)
+            given = substitute(n.src[0].src[-2], {n.src[0].src[-1]: n.src[1]})
+            self._count(given)
+            value = self._bind(n, (yield given), depth)
+            self.stack[depth].memo[n] = value
+            return value
+        if n.op is Op.STATE:
+            value = self._let(n.arg[3], UOp(Op.INDEX, n.dtype, self._held(n)), depth)
+            self.stack[depth].memo[n] = value
+            return value
         buffer: UOp | None = None
+        lanes: tuple[UOp, ...] = ()
         if n.op is Op.INDEX:
-            buffer = (yield from self._scratch(n.src[0])) if n.src[0].op is Op.BUFFERIZE else n.src[0]
+            buffer = n.src[0]
+            if buffer.op is Op.BUFFERIZE:
+                buffer = yield from self._scratch(buffer)
+            elif buffer.op is Op.STATE:
+                buffer, *lanes = self._held(buffer)
+            elif buffer.op in (Op.GET, Op.FOLD):
+                buffer = yield from self._folded(buffer)
         src = []
         for s in n.src[1:] if buffer is not None else n.src:
             src.append((yield s))
         if buffer is not None:
-            buffer, index = self._gated(buffer, tuple(src), depth)
+            buffer, index = self._gated(buffer, (*lanes, *src), depth)
             value = UOp(Op.INDEX, n.dtype, (buffer, *index))
         elif n.op is Op.IN_RANGE:
             value = self._contract(n, src, depth)
@@ -281,7 +316,7 @@ class _Linearize:
         again = self.consumers.get(n, 0) > 1
         index = n.dtype is dt.index
         hoisted = depth < len(self.stack) - 1
-        changes = n.op is Op.INDEX and n.src[0] in self.written
+        changes = n.op is Op.INDEX and (n.src[0] in self.written or n.src[0].op is Op.STATE)
         plain_index = index and size <= 4
         if changes or size > MAX_TREE or ((again or hoisted) and not plain_index):
             return self._let(_hint(n), value, depth)
@@ -417,6 +452,118 @@ class _Linearize:
         body.extend(Store(buffer, at, v, m.arg, v) for buffer, v in zip(buffers, after, strict=True))
         return m
 
+    # ---- folds and scans -------------------------------------------------------------------------------------------
+
+    def _folded(self, n: UOp) -> Emit:
+        """The array or register that holds a fold's state after its loop, the loop emitted if it is not yet there."""
+        fold, which = (n.src[0], n.arg) if n.op is Op.GET else (n, 0)
+        home = self._home(fold.ranges)
+        block = self.stack[home]
+        if fold not in block.accumulators:
+            inner, self.stack = self.stack[home + 1 :], self.stack[: home + 1]
+            count = fold.arg[1]
+            buffers = yield from self._first(fold, ())
+            self._push(fold.src[-1], block.stores)
+            outer = self.states.get(fold.arg[0])
+            self.states[fold.arg[0]] = (buffers, ())
+            yield from self._next(fold, fold.src[count : 2 * count], buffers, (), own=True)
+            self._pop(idx(0), fold.src[-1].size)
+            if outer is not None:
+                self.states[fold.arg[0]] = outer
+            block.accumulators[fold] = buffers
+            self.stack += inner
+        return block.accumulators[fold][which]
+
+    def _held(self, state: UOp) -> tuple[UOp, ...]:
+        """The array that holds a state, and the variables of its lanes."""
+        buffers, lanes = self.states[state.arg[0]]
+        return (buffers[state.arg[1]], *self._variables(lanes))
+
+    def _first(self, fold: UOp, lanes: tuple[UOp, ...]) -> Generator[UOp, UOp, tuple[UOp, ...]]:
+        """The states of a fold or scan, set to its first ones in the innermost block."""
+        names = {m.arg[1]: m.arg[3] for m in toposort(*fold.src) if m.op is Op.STATE and m.arg[0] == fold.arg[0]}
+        block, buffers = self.stack[-1], []
+        for k, init in enumerate(fold.src[: fold.arg[1]]):
+            shape = tuple(r.extent for r in lanes) + init.shape
+            buffers.append(new_buffer(init.dtype, shape, names.get(k, "state"), "local" if shape else "register"))
+            block.body.append(Scratch(buffers[-1]))
+        for buffer, init in zip(buffers, fold.src[: fold.arg[1]], strict=True):
+            axes, element = (init.src[1:], init.src[0]) if init.shape else ((), init)
+            self._loop_over((*lanes, *axes), block.stores)
+            value = yield element
+            self.stack[-1].body.append(Store(buffer, self._variables((*lanes, *axes)), value))
+            self._close((*lanes, *axes))
+        return tuple(buffers)
+
+    def _next(self, fold: UOp, news: tuple[UOp, ...], buffers: tuple[UOp, ...], lanes: tuple[UOp, ...],
+              own: bool) -> Generator[UOp, UOp, None]:  # fmt: skip
+        """The next states computed from the old ones, which stay readable until the block's ``late`` statements run.
+
+        With ``own``, a state that only its own next one reads, each element by itself, is replaced in place.
+        """
+        depth = len(self.stack) - 1
+        at = self._variables(lanes)
+        late = self.stack[depth].late
+        in_place = _own_places(fold, news) if own else set()
+        waiting = []
+        for buffer, new in zip(buffers, news, strict=True):
+            if new in in_place:
+                waiting.append((buffer, new))
+                continue
+            if new.shape:
+                fresh = new_buffer(new.dtype, new.shape, buffer.arg.name + "_next", "local")
+                self.stack[-1].body.append(Scratch(fresh))
+                axes = new.src[1:]
+                self._loop_over(axes, self.stack[-1].stores)
+                value = yield new.src[0]
+                self.stack[-1].body.append(Store(fresh, self._variables(axes), value))
+                self._close(axes)
+                self._loop_over(axes, self.stack[-1].stores)
+                inside = self._variables(axes)
+                self.stack[-1].body.append(Store(buffer, (*at, *inside), UOp(Op.INDEX, new.dtype, (fresh, *inside))))
+                copy = self._taken(axes)
+                late.append(copy)
+                continue
+            value = yield new
+            if value.op not in (Op.VAR, Op.CONST):
+                value = self._let("new", value, depth)
+                self.stack[depth].memo[new] = value
+            late.append(Store(buffer, at, value))
+        for buffer, new in waiting:  # last: nobody else reads the old ones
+            axes = new.src[1:]
+            self._loop_over(axes, self.stack[-1].stores)
+            value = yield new.src[0]
+            self.stack[-1].body.append(Store(buffer, (*at, *self._variables(axes)), value))
+            self._close(axes)
+
+    def _taken(self, axes: tuple[UOp, ...]) -> Stmt:
+        """The loop that is open over ``axes``, closed and taken out of the block it would have joined."""
+        self._close(axes)
+        return self.stack[-1].body.pop()
+
+    def _advance(self, n: UOp) -> Generator[UOp, UOp, None]:
+        """The scan read by ``n`` carried one iteration further, in the loop that stands at it."""
+        scan, r = n.src
+        count = scan.arg[1]
+        at = next(d for d in range(len(self.stack) - 1, 0, -1) if self.stack[d].range is r)
+        key = UOp(Op.FOLD, scan.src[0].dtype, (*scan.src[: 2 * count], scan.src[-1]), scan.arg)
+        block = self.stack[at]
+        if key in block.accumulators:
+            return
+        here = self._home(key.ranges | {r})
+        lanes = tuple(b.range for b in self.stack[at + 1 : here + 1] if b.range is not None)
+        assert key.ranges.issuperset(lanes), "a loop between a scan's own runs its step again"
+        deeper, self.stack = self.stack[at:], self.stack[:at]
+        buffers = yield from self._first(key, lanes)
+        self.stack += deeper
+        block.accumulators[key] = buffers
+        inner, self.stack = self.stack[here + 1 :], self.stack[: here + 1]
+        self.states[scan.arg[0]] = (buffers, lanes)
+        news = substitute(scan.src[count : 2 * count], {scan.src[-1]: r})
+        self._count(*news)
+        yield from self._next(key, news, buffers, lanes, own=False)
+        self.stack += inner
+
     def _scratch(self, b: UOp) -> Emit:
         """The scratch array of a BUFFERIZE inside the kernel, filled in the innermost loop of its open ranges."""
         home = self._home(b.ranges)
@@ -439,6 +586,22 @@ class _Linearize:
         """The innermost loop variable of each range."""
         found = (self.stack[self._home(frozenset((r,)))].var for r in ranges)
         return tuple(v for v in found if v is not None)
+
+
+def _own_places(fold: UOp, news: tuple[UOp, ...]) -> set[UOp]:
+    """The shaped states of which each element depends on no other of its own, and nothing else on them."""
+    out = set()
+    for k, new in enumerate(news):
+        if not new.shape:
+            continue
+        readers = {m for m in toposort(*news) for s in m.src
+                   if s.op is Op.STATE and s.arg[:2] == (fold.arg[0], k)}  # fmt: skip
+        inner = {r for m in toposort(new.src[0]) if m.op in LOOPS or m.op is Op.BUFFERIZE for r in m.src}
+        elsewhere = set(toposort(*(n for n in news if n is not new)))
+        if not any(m in elsewhere or m.op is not Op.INDEX or m.src[1:] != new.src[1:] or set(m.src[1:]) & inner
+                   for m in readers):  # fmt: skip
+            out.add(new)
+    return out
 
 
 def _merged(reducer: str, old: UOp, value: UOp, strict: bool) -> UOp:
@@ -466,7 +629,7 @@ def _products(n: UOp) -> list[tuple[UOp, UOp]] | None:
 
 def _hint(n: UOp) -> str:
     if n.op is Op.INDEX:
-        name: str = n.src[0].arg.name or "tile"
+        name = n.src[0].arg[3] if n.src[0].op is Op.STATE else getattr(n.src[0].arg, "name", None) or "tile"
         return f"{name}_"  # the element read; the array keeps its own name
     if n.op is Op.EXP:
         return "e"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from rangekit.ir.ops import EXPENSIVE, Op
+from rangekit.ir.ops import EXPENSIVE, LOOPS, Op
 from rangekit.ir.spec import binding
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, by_uid, toposort
@@ -88,6 +88,13 @@ def contexts(root: UOp, target: Target, costly: Collection[UOp] = ()) -> dict[UO
             around = {r for r, _ in home}  # a lane whose loop is around the home already is no lane there
             kept = (r for r in own[n] if r not in around)
             inner = (*home, *((r, level[n]) for r in (*n.src[bound[1] :], *kept)))
+        elif n.op in LOOPS:
+            bound = binding(n)
+            assert bound is not None
+            stack.extend((s, here) for s in n.src[: bound[0]])
+            inner = (*here, (n.src[-1], level[n]))
+            stack.extend((s, inner) for s in n.src[bound[0] :])
+            continue
         elif n.op is Op.BUFFERIZE:
             inner = (*here, *((r, level[n]) for r in n.src[1:]))
         stack.extend((s, inner) for s in n.src)
@@ -98,7 +105,7 @@ def levels(root: UOp) -> dict[UOp, int]:
     """How deep reductions (and scratch arrays) nest below each node: equal levels cannot depend on one another."""
     level: dict[UOp, int] = {}
     for n in toposort(root, into=lambda n: n is root or not is_buffer(n)):
-        nested = n.op is Op.REDUCE or n.op is Op.BUFFERIZE
+        nested = n.op in LOOPS or n.op is Op.BUFFERIZE
         level[n] = 0 if n is not root and is_buffer(n) else max((level[s] for s in n.src), default=0) + nested
     return level
 

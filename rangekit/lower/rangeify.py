@@ -48,7 +48,7 @@ class _Rangeify:
         wanted: dict[UOp, dict[Index, None]] = {n: {} for n in order}
         for n in reversed(order):
             indices = list(wanted[n]) or [()]
-            if n.shape and n.op not in LEAVES and (_is_reduction(n) or (len(indices) > 1 and not _cheap(n))):
+            if n.shape and not _is_leaf(n) and (_is_reduction(n) or (len(indices) > 1 and not _cheap(n))):
                 self.buffered.add(n)
                 indices = [self._over(n)]
             for index in indices:
@@ -75,6 +75,10 @@ class _Rangeify:
         if n.op in (Op.SINK, Op.RANGE):
             return []
         bound = binding(n)
+        if n.op in (Op.FOLD, Op.SCAN):  # each state over axes of its own; what a scan gives over all but the first
+            count = 2 * n.arg[1]
+            states = [(s, self._over(s)) for s in n.src[:count]]
+            return [*states, *((s, self._over(n)[1:]) for s in n.src[count:-1])]
         return [(s, index if s.shape else ()) for s in (n.src if bound is None else n.src[: bound[1]])]
 
     def _marked(self, n: UOp, axis: int, i: UOp) -> UOp:
@@ -140,19 +144,33 @@ class _Rangeify:
             base = yield ("storage", n.src[0], ())
             place, value = (yield ("value", n.src[1], over)), (yield ("value", n.src[2], over))
             return n.replace(src=(base, place, value, *n.src[3:], *over))
+        if n.op is Op.STATE:
+            return n
+        if n.op is Op.GET and n.src[0].op is Op.FOLD:
+            inner = yield ("storage", n.src[0], ())
+            return n.replace(src=(inner,))
+        if n.op is Op.FOLD:
+            states = yield from self._states(n)
+            return n.replace(src=(*states, n.src[-1]))
         over = self._over(n)
         inside = yield ("value", n, over)
         return UOp(Op.BUFFERIZE, n.dtype, (inside, *over), Storage())
 
     def _value(self, n: UOp, index: Index) -> Generator[Task, UOp, UOp]:
         """The element of ``n`` at ``index``."""
-        stored = n.op in (Op.PARAM, Op.BUFFER, Op.BUFFERIZE, Op.ASSIGN)
+        stored = _is_leaf(n) and n.op not in (Op.CONST, Op.RANGE)
         if stored or (n in self.buffered and index != self.closed[n]):
             store = yield ("storage", n, ())
             at = []
             for i in index:
                 at.append((yield ("value", i, ())))
-            return UOp(Op.INDEX, n.dtype, (store, *at))
+            return UOp(Op.INDEX, n.dtype, (store, *at)) if at or not _is_fold(n) else store
+        if n.op is Op.SCAN:
+            states = yield from self._states(n)
+            value = yield ("value", n.src[-2], index[1:])
+            whole = n.replace(src=(*states, value, n.src[-1]))
+            self.carry(n, whole)
+            return UOp(Op.INDEX, n.dtype, (whole, index[0]))
         if n.op in (Op.CONST, Op.RANGE, Op.INVALID):
             return n
         if n.op is Op.INDEX or n.op in MOVEMENT:
@@ -169,6 +187,18 @@ class _Rangeify:
             out.append((yield ("value", s, index if s.shape else ())))
         return n.replace(src=(*out, *n.src[count:]))
 
+    def _states(self, n: UOp) -> Generator[Task, UOp, list[UOp]]:
+        """The first and next states of a FOLD or SCAN: scalars, or storage of their own."""
+        out = []
+        for s in n.src[: 2 * n.arg[1]]:
+            if s.op is Op.BUFFERIZE and s.arg.memory == "register":
+                out.append((yield ("storage", s, ())))
+                continue
+            over = self._over(s)
+            inside = yield ("value", s, over)
+            out.append(UOp(Op.BUFFERIZE, s.dtype, (inside, *over), Storage("register")) if over else inside)
+        return out
+
 
 def _split(n: UOp, index: Index) -> tuple[Index, Index]:
     """An INDEX's own index, as the part over its index tensors' axes and the part over the rest of the value."""
@@ -180,16 +210,25 @@ def _element(x: UOp, index: Index) -> UOp:
     return UOp(Op.INDEX, x.dtype, (x, *index)) if index else x
 
 
+def _is_fold(n: UOp) -> bool:
+    """A state, or what becomes of it: an array that the loop itself keeps."""
+    return n.op is Op.STATE or (n.op is Op.GET and n.src[0].op is Op.FOLD)
+
+
+def _is_leaf(n: UOp) -> bool:
+    return n.op in LEAVES or _is_fold(n)
+
+
 def _is_reduction(n: UOp) -> bool:
     """A reduction's one value; one over tuples has no storage of its own, only the values got from it do."""
-    return n.op is Op.GET or (n.op is Op.REDUCE and arity(n) == 1)
+    return n.op in (Op.GET, Op.SCAN) or (n.op is Op.REDUCE and arity(n) == 1)
 
 
 def _cheap(n: UOp) -> bool:
     """A leaf, or movement of one: reading it twice costs what reading a buffer twice would."""
     while n.op in MOVEMENT or n.op is Op.CAST:
         n = n.src[0]
-    return n.op in LEAVES or (n.op is Op.REDUCE and arity(n) > 1)
+    return _is_leaf(n) or n.op is Op.FOLD or (n.op is Op.REDUCE and arity(n) > 1)
 
 
 def moved_index(n: UOp, index: Index) -> Index:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.binding import substitute
-from rangekit.ir.ops import Op
+from rangekit.ir.ops import LOOPS, Op
 from rangekit.ir.uop import Storage, UOp, new_buffer, new_range, toposort
 from rangekit.lower.place import is_buffer
 
@@ -107,7 +107,7 @@ def _pointwise(write: UOp) -> bool:
     base, place, value = write.src[:3]
     inside = toposort(value, into=lambda m: not (is_buffer(m) or m.op is Op.ASSIGN))
     reads = [m for m in inside if m.op is Op.INDEX and m.src[0] is base]
-    bound = {m for n in inside if n.op in (Op.REDUCE, Op.BUFFERIZE) for m in toposort(n)} if reads else set()
+    bound = {m for n in inside if n.op in LOOPS or n.op is Op.BUFFERIZE for m in toposort(n)} if reads else set()
     return all(m is place and m not in bound for m in reads)
 
 
@@ -205,4 +205,4 @@ def _mergeable(group: list[UOp], s: UOp) -> bool:
 
 
 def _touched(s: UOp) -> set[UOp]:
-    return {n for n in toposort(s.src[1]) if n.op in (Op.PARAM, Op.BUFFER)}
+    return {n for n in toposort(s.src[1]) if n.op in (Op.PARAM, Op.BUFFER) or n.op in LOOPS}
