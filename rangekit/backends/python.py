@@ -17,7 +17,7 @@ from rangekit.backends.device import FAULT_WORDS, Array, Launch, Printer
 from rangekit.ir import dtype as dt
 from rangekit.ir import show
 from rangekit.ir.dtype import DType
-from rangekit.ir.nest import Guard, Let, Loop, Nest, Print, Scratch, Stmt, Store
+from rangekit.ir.nest import Guard, Let, Loop, Nest, Print, Scratch, Stmt, Stop, Store
 from rangekit.ir.ops import Op
 from rangekit.ir.scalar import EXACT, meaning, quiet
 from rangekit.ir.target import INTERPRETER
@@ -102,15 +102,16 @@ class _Run:
         self.env: Env = {}
         self.loops: dict[str, int] = {}
 
-    def body(self, body: tuple[Stmt, ...]) -> None:
-        """Each statement in turn; recursion is as deep as the loops."""
+    def body(self, body: tuple[Stmt, ...]) -> bool:
+        """Each statement in turn; recursion is as deep as the loops. True where a loop may end."""
         for s in body:
             if isinstance(s, Loop):
                 name = s.var.arg[-1]
                 outer = self.loops.get(name)
                 for i in range(self.value(s.lo), self.value(s.hi)):
                     self.env[s.var] = self.loops[name] = i
-                    self.body(s.body)
+                    if self.body(s.body):
+                        break
                 if outer is None:
                     self.loops.pop(name, None)
                 else:
@@ -130,6 +131,9 @@ class _Run:
                     self.fault[:3] = s.access + 1, s.axis, self.value(s.value)
             elif isinstance(s, Print) and self.value(s.when) and self.printer is not None:
                 self.printer(s.number, tuple(self.value(i) for i in s.indices), self.value(s.value))
+            elif isinstance(s, Stop) and self.value(s.when):
+                return True
+        return False
 
     def note(self, buffer: UOp, at: tuple[int, ...], kind: str) -> None:
         """Remember an access."""

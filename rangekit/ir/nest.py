@@ -102,7 +102,16 @@ class Prefetch:
     index: tuple[UOp, ...]
 
 
-Stmt = Let | Loop | Store | Scratch | Guard | Print | Prefetch
+@dataclass(frozen=True)
+class Stop:
+    """Where ``when`` holds, neither the rest of this iteration nor a later one of the loop changes anything: the loop
+    may end.
+    """
+
+    when: UOp
+
+
+Stmt = Let | Loop | Store | Scratch | Guard | Print | Prefetch | Stop
 
 
 @dataclass(frozen=True)
@@ -166,6 +175,8 @@ def operands(stmt: Stmt) -> tuple[UOp, ...]:
         return (*stmt.index, stmt.value)
     if isinstance(stmt, Prefetch):
         return stmt.index
+    if isinstance(stmt, Stop):
+        return (stmt.when,)
     if isinstance(stmt, Guard):
         return (stmt.ok, stmt.value)
     if isinstance(stmt, Print):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from html import escape
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.nest import Guard, Let, Loop, Nest, Print, Scratch, Stmt, Store
+from rangekit.ir.nest import Guard, Let, Loop, Nest, Print, Scratch, Stmt, Stop, Store
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp
 
@@ -136,6 +136,8 @@ def _statement(s: Stmt, indent: int) -> Iterator[list[Token]]:
             yield from _statement(inner, indent + 1)
         if not body:
             yield [("", "    " * (indent + 1)), ("key", "pass")]
+    elif isinstance(s, Stop):
+        yield [pad, ("key", "stop if "), *_expr(s.when, 0, 0)]
     elif isinstance(s, Let):
         yield [pad, *_expr(s.var, 0, 0), ("", " = "), *_expr(s.value, 0, 0)]
     elif isinstance(s, Store):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
 from rangekit.ir.binding import substitute
-from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, Scratch, Stmt, Store
+from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, Scratch, Stmt, Stop, Store
 from rangekit.ir.ops import LOOPS, Op
 from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.spec import arity
@@ -466,6 +466,10 @@ class _Linearize:
             self._push(fold.src[-1], block.stores)
             outer = self.states.get(fold.arg[0])
             self.states[fold.arg[0]] = (buffers, ())
+            stop = _stopping(fold)
+            if stop is not None:
+                when = yield stop
+                self.stack[-1].body.append(Stop(when))
             yield from self._next(fold, fold.src[count : 2 * count], buffers, (), own=True)
             self._pop(idx(0), fold.src[-1].size)
             if outer is not None:
@@ -586,6 +590,27 @@ class _Linearize:
         """The innermost loop variable of each range."""
         found = (self.stack[self._home(frozenset((r,)))].var for r in ranges)
         return tuple(v for v in found if v is not None)
+
+
+def _stopping(fold: UOp) -> UOp | None:
+    """The state after which, once it is true, a fold changes none of its states."""
+    count = fold.arg[1]
+    news = fold.src[count : 2 * count]
+    elements = [n.src[0] if n.shape else n for n in news]
+    for new in elements:
+        for stop in new.src if new.op is Op.OR and new.dtype is dt.bool_ else ():
+            if stop.op is Op.STATE and stop.arg[:2] == (fold.arg[0], elements.index(new)) and all(
+                e is new or (e.op is Op.WHERE and e.src[0] is stop and _own_state(e.src[1]) == (fold.arg[0], k)
+                             and (not n.shape or e.src[1].src[1:] == n.src[1:]))
+                for k, (e, n) in enumerate(zip(elements, news, strict=True))
+            ):  # fmt: skip
+                return stop
+    return None
+
+
+def _own_state(n: UOp) -> tuple[int, int] | None:
+    state = n.src[0] if n.op is Op.INDEX else n
+    return state.arg[:2] if state.op is Op.STATE else None
 
 
 def _own_places(fold: UOp, news: tuple[UOp, ...]) -> set[UOp]:

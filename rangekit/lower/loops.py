@@ -14,7 +14,21 @@ from threading import local as local_to_thread
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine, total
-from rangekit.ir.nest import Guard, Let, Loop, Nest, Prefetch, Print, Scratch, Stmt, Store, operands, variables, walk
+from rangekit.ir.nest import (
+    Guard,
+    Let,
+    Loop,
+    Nest,
+    Prefetch,
+    Print,
+    Scratch,
+    Stmt,
+    Stop,
+    Store,
+    operands,
+    variables,
+    walk,
+)
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.uop import UOp, alu, idx
@@ -72,6 +86,8 @@ def rebuilt(s: Stmt, fn: Callable[[UOp], UOp]) -> Stmt:
         return Scratch(fn(s.buffer))
     if isinstance(s, Prefetch):
         return Prefetch(fn(s.buffer), tuple(map(fn, s.index)))
+    if isinstance(s, Stop):
+        return Stop(fn(s.when))
     if isinstance(s, Guard):
         return Guard(fn(s.ok), s.access, s.axis, fn(s.value))
     return Print(s.number, tuple(map(fn, s.indices)), fn(s.value), fn(s.when))

@@ -14,7 +14,7 @@ from rangekit.backends.llvm.access import Access
 from rangekit.backends.llvm.emit import TYPES, Lines, Names
 from rangekit.backends.llvm.lanes import Lane, Value
 from rangekit.ir import dtype as dt
-from rangekit.ir.nest import Loop, Stmt, Store, variables
+from rangekit.ir.nest import Loop, Stmt, Stop, Store, variables
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS, Reducer
 from rangekit.ir.uop import UOp, alu, idx
@@ -27,6 +27,7 @@ class Loops(Access):
         super().__init__(names)
         self.entry: list[str] = []  # stack slots: one inside a loop would be a new one each iteration
         self.numbers = count(-100, -1)
+        self.ends: list[tuple[str, int] | None] = [None]  # where each loop goes on after its end, and its depth
 
     def body(self, stmts: tuple[Stmt, ...]) -> None:
         """Statements in order."""
@@ -50,7 +51,7 @@ class Loops(Access):
             return
         if s.lo.op is Op.CONST and s.hi.op is Op.CONST and s.hi.arg == s.lo.arg + 1:
             self.bound[s.var] = Value(dt.index, (str(s.lo.arg),), constant=s.lo.arg)
-            self.body(s.body)
+            self._inline(s.body)
             return
         self._counted(s, lo.items[0], hi.items[0], None)
 
@@ -74,7 +75,9 @@ class Loops(Access):
             at = self.bound[s.var]
             running = self.both(self.elementwise(_LESS, [at, own[1]]), self.elementwise(_LESS_EQUAL, [own[0], at]))
             self.active = self.both(outer, running)
+        self.ends.append((after, len(self.open)) if self.active is None else None)
         self.body(s.body)
+        self.ends.pop()
         self.active = outer
         following = self.make(f"add nsw i64 {var}, 1", f"{name}.next")
         self.line(f"store i64 {following}, ptr {slot}")
@@ -82,6 +85,15 @@ class Loops(Access):
         self.lines.append(f"{after}:")
         lines = self.pop()
         self.lines.append(lines)
+
+    def stop(self, s: Stop) -> None:
+        """The end of the loop around, where all lanes are to stop and it is one that can."""
+        end, value = self.ends[-1], self.value(s.when)
+        if end is None or end[1] != len(self.open) or value.axes:
+            return
+        on = self.label("on")
+        self.line(f"br i1 {value.items[0]}, label %{end[0]}, label %{on}")
+        self.lines.append(f"{on}:")
 
     def unrolled(self, s: Loop) -> None:
         """The body once for each iteration, where there are as many as there may be; a plain loop else."""
@@ -97,9 +109,15 @@ class Loops(Access):
         for n in range(s.lo.arg, s.hi.arg):
             self.push()  # what one copy computes is not another's
             self.bound[s.var] = Value(dt.index, (str(n),), depth=self.here, constant=n)
-            self.body(s.body)
+            self._inline(s.body)
             lines = self.pop()
             self.lines.append(lines)
+
+    def _inline(self, stmts: tuple[Stmt, ...]) -> None:
+        """An iteration without a loop of its own: the loop around is not the one that it could end."""
+        self.ends.append(None)
+        self.body(stmts)
+        self.ends.pop()
 
     def either(self, condition: str, yes: Callable[[], None], no: Callable[[], None]) -> None:
         """Two versions of the code, one of which runs."""

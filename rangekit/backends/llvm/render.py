@@ -20,7 +20,21 @@ from rangekit.backends.llvm.loops import Loops
 from rangekit.backends.llvm.scalar import HELPERS
 from rangekit.ir import dtype as dt
 from rangekit.ir.approx import expand
-from rangekit.ir.nest import Guard, Let, Loop, Nest, Prefetch, Print, Scratch, Stmt, Store, operands, variables, walk
+from rangekit.ir.nest import (
+    Guard,
+    Let,
+    Loop,
+    Nest,
+    Prefetch,
+    Print,
+    Scratch,
+    Stmt,
+    Stop,
+    Store,
+    operands,
+    variables,
+    walk,
+)
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, cast
 
@@ -105,6 +119,8 @@ class _Function(Loops):
                 self._guard(s)
             elif isinstance(s, Prefetch):
                 self._prefetch(s)
+            elif isinstance(s, Stop):
+                self.stop(s)
             else:
                 self._print(s)
 
