@@ -59,6 +59,7 @@ from rangekit.lang.creation import (
     zeros,
     zeros_like,
 )
+from rangekit.lang.cumulative import cumulative_max, cumulative_min, cumulative_prod, cumulative_sum
 from rangekit.lang.elementwise import (
     TABLE as _TABLE,
 )
@@ -253,6 +254,10 @@ __all__ = [
     "copysign",
     "cos",
     "cosh",
+    "cumulative_max",
+    "cumulative_min",
+    "cumulative_prod",
+    "cumulative_sum",
     "divide",
     "e",
     "equal",

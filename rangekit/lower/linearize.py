@@ -290,7 +290,8 @@ class _Linearize:
             if buffer.op is Op.BUFFERIZE:
                 buffer = yield from self._scratch(buffer)
             elif buffer.op is Op.STATE:
-                buffer, *lanes = self._held(buffer)
+                held = self._held(buffer)
+                buffer, lanes = held[0], held[1:]
             elif buffer.op in (Op.GET, Op.FOLD):
                 buffer = yield from self._folded(buffer)
         src = []

@@ -27,6 +27,7 @@ from rangekit.lower.rangeify import rangeify
 from rangekit.lower.recall import recall
 from rangekit.lower.schedule import Schedule, applicable, scheduled
 from rangekit.lower.split import split
+from rangekit.lower.states import enclosed
 from rangekit.lower.step import Step
 from rangekit.lower.widen import widened
 from rangekit.source import Position
@@ -150,6 +151,7 @@ class Lowered:
 
 def lower(sink: UOp, options: Options, positions: Mapping[UOp, Position]) -> Lowered:
     """Run every pass over a SINK of storage nodes and PRINTs."""
+    enclosed(sink, positions)
     record = Record(dict(positions))
     stages: dict[str, UOp] = {"trace": sink}
     seconds: dict[str, float] = {}

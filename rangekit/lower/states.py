@@ -1,0 +1,34 @@
+"""A state of a fold means something inside that fold only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rangekit.errors import RangeError
+from rangekit.ir.ops import Op
+from rangekit.ir.uop import UOp, toposort
+from rangekit.source import Position
+
+
+def enclosed(sink: UOp, positions: Mapping[UOp, Position]) -> None:
+    """``RangeError`` naming a state that is used outside the fold it belongs to."""
+    order = toposort(sink)
+    if not any(n.op is Op.STATE for n in order):
+        return
+    free: dict[UOp, frozenset[UOp]] = {}
+    for n in order:
+        inside = frozenset[UOp]().union(*(free[s] for s in n.src))
+        if n.op is Op.STATE:
+            inside |= {n}
+        elif n.op in (Op.FOLD, Op.SCAN):
+            count = n.arg[1]
+            outer = frozenset[UOp]().union(*(free[s] for s in n.src[:count]))
+            inside = outer | {m for m in inside if m.arg[0] != n.arg[0]}
+        free[n] = inside
+    for state in sorted(free[sink], key=order.index):
+        name = state.arg[3]
+        raise RangeError(
+            f"the state {name} is used outside its fold",
+            help=f"what the fold gives is the last {name}; rk.scan gives every one of them",
+            at=positions.get(state),
+        )
