@@ -16,9 +16,9 @@ from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
 from rangekit.ir.binding import substitute
 from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, Scratch, Stmt, Stop, Store
-from rangekit.ir.ops import LOOPS, Op
+from rangekit.ir.ops import Op
 from rangekit.ir.reducers import REDUCERS
-from rangekit.ir.spec import arity
+from rangekit.ir.spec import arity, binding
 from rangekit.ir.symbolic import simplify
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, alu, cast, const, idx, new_buffer, toposort
@@ -620,12 +620,13 @@ def _own_places(fold: UOp, news: tuple[UOp, ...]) -> set[UOp]:
     for k, new in enumerate(news):
         if not new.shape:
             continue
-        readers = {m for m in toposort(*news) for s in m.src
-                   if s.op is Op.STATE and s.arg[:2] == (fold.arg[0], k)}  # fmt: skip
-        inner = {r for m in toposort(new.src[0]) if m.op in LOOPS or m.op is Op.BUFFERIZE for r in m.src}
+        inside = toposort(new.src[0])
+        own = set(new.src[1:])
+        hidden = set(toposort(*(m for m in inside if (at := binding(m)) and own & set(m.src[at[1] :]))))
         elsewhere = set(toposort(*(n for n in news if n is not new)))
-        if not any(m in elsewhere or m.op is not Op.INDEX or m.src[1:] != new.src[1:] or set(m.src[1:]) & inner
-                   for m in readers):  # fmt: skip
+        reads = [m for m in inside for s in m.src if s.op is Op.STATE and s.arg[:2] == (fold.arg[0], k)]
+        outside = [m for m in elsewhere if m.op is Op.STATE and m.arg[:2] == (fold.arg[0], k)]
+        if not outside and all(m.op is Op.INDEX and m.src[1:] == new.src[1:] and m not in hidden for m in reads):
             out.add(new)
     return out
 

@@ -20,6 +20,7 @@ from rangekit.ir.uop import UOp
 from rangekit.lower.canon import canon
 from rangekit.lower.check import check
 from rangekit.lower.default import default
+from rangekit.lower.derive import derive
 from rangekit.lower.fuse import fuse
 from rangekit.lower.legalize import legalize
 from rangekit.lower.linearize import linearize
@@ -39,6 +40,7 @@ class Options:
 
     target: Target = CPU
     schedules: tuple[tuple[str | None, tuple[Step, ...]], ...] = ()  # (kernel's name, None for all; its steps)
+    block: int | None = None  # derive single passes wherever that is right, in blocks of so many iterations
     strict: bool = False  # no reassociation, no contraction: what is written, in that order
 
 
@@ -81,9 +83,17 @@ def _simplify(sink: UOp, options: Options, record: Record) -> UOp:
 
 def _legalize(sink: UOp, options: Options, record: Record) -> UOp:
     def one(kernel: UOp) -> UOp:
-        return legalize(kernel if options.strict else widened(kernel, record.carry))
+        return legalize(kernel)
 
     return _each_kernel(sink, one)
+
+
+def _widen(sink: UOp, options: Options, record: Record) -> UOp:
+    return sink if options.strict else widened(sink, record.carry)
+
+
+def _derive(sink: UOp, options: Options, record: Record) -> UOp:
+    return sink if options.strict else derive(sink, options.target, options.block, record.carry, record.reasons)
 
 
 def _check(sink: UOp, options: Options, record: Record) -> UOp:
@@ -128,9 +138,11 @@ PASSES = (
     Pass("rangeify", lambda g, o, r: rangeify(g, r.carry)),  # no movement op, no closed axis but of storage
     Pass("canon", lambda g, o, r: canon(g, r.carry)),  # equal reductions are equal nodes
     Pass("fuse", lambda g, o, r: fuse(g, o.target, r.carry, r.reasons)),  # only buffers that pay
+    Pass("widen", _widen),  # halves are computed in float32
+    Pass("derive", _derive),  # dependent reductions are one fold where that is safe and pays
     Pass("split", lambda g, o, r: split(g, r.carry, r.outputs)),  # SINK of KERNELs of STOREs
     Pass("simplify", _simplify),  # indices in normal form
-    Pass("legalize", _legalize),  # indices fit the machine, halves are computed in float32
+    Pass("legalize", _legalize),  # indices fit the machine
     Pass("check", _check),  # every access proved, gated or guarded
     Pass("linearize", _linearize),  # one Nest a kernel, in the record; loops outer to inner as written
     Pass("schedule", _schedule),  # those nests in the order and the place that a schedule gives them

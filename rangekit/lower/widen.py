@@ -34,6 +34,9 @@ def widened(kernel: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
             src = tuple(whole(s) if s.dtype.is_half else new[s] for s in n.src)
             wide[n] = UOp(n.op, dt.float32, src, n.arg)
             new[n] = cast(wide[n], n.dtype)
+        elif n.op is Op.CAST and n.dtype.is_half and n.src[0].op in (Op.REDUCE, Op.GET):  # reduced in float32
+            new[n] = n.replace(src=(new[n.src[0]],))
+            wide[n] = cast(new[n.src[0]], dt.float32)
         elif n.op in ASKED and any(s in wide for s in halves):
             new[n] = n.replace(src=tuple(map(whole, n.src)))
         elif n.op is Op.CAST and n.dtype.is_float and not n.dtype.is_half and n.src[0] in wide:
