@@ -375,3 +375,19 @@ def test_a_chain_of_ten_thousand_operations_compiles_and_runs() -> None:
     for _ in range(5000):
         want = want * 1.0001 + 0.5
     np.testing.assert_allclose(rk.kernel(fn)(np.ones(3, np.float32)), want, rtol=1e-3)
+
+
+def test_a_condition_that_reads_does_so_only_where_the_one_around_it_holds() -> None:
+    x, m = np.arange(6, dtype=np.float32), np.array([True, False, True, True, False])
+
+    def inner(x: Any, m: Any) -> Any:
+        i = rk.Range(6)
+        return rk.bufferize(rk.where(i > 0, rk.where(m[i - 1], x[i], 0.0), 0.0), i)
+
+    def other(x: Any, m: Any) -> Any:
+        i = rk.Range(6)
+        return rk.bufferize(rk.where(i < 1, 7.0, rk.where(m[i - 1], 7.0, x[i])), i)
+
+    for device in ("python", "cpu"):
+        np.testing.assert_array_equal(rk.kernel(inner, device=device)(x, m), [0, *np.where(m, x[1:], 0)])
+        np.testing.assert_array_equal(rk.kernel(other, device=device)(x, m), [7, *np.where(m, 7, x[1:])])

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from rangekit.ir.ops import Op
 from rangekit.ir.pattern import Match, Var, node, rule, rules
+from rangekit.ir.uop import UOp, toposort
 
 x, y = (Var(n, "iux") for n in "xy")
 i = Var("i", "x")
@@ -29,6 +30,11 @@ def positive(var: Var) -> Callable[[Match], bool]:
 def negative(var: Var) -> Callable[[Match], bool]:
     """Guard: the constant is less than 0."""
     return lambda m: m[var].arg < 0
+
+
+def _reads_nothing(n: UOp) -> bool:
+    """Whether an expression can be computed anywhere: it reads no array."""
+    return not any(s.op is Op.INDEX for s in toposort(n))
 
 
 def _divides(m: Match) -> bool:
@@ -122,8 +128,10 @@ SELECTIONS = rules(                                # any dtype
          when=lambda m: m[t].op is not Op.INVALID),
     rule("where-closed", node(Op.WHERE, p, s, t),      node(Op.WHERE, ~p, t, s),
          when=lambda m: m[s].op is Op.INVALID and m[t].op is not Op.INVALID),
-    rule("where-both",   node(Op.WHERE, p, node(Op.WHERE, q, s, t), t),  node(Op.WHERE, p & q, s, t)),
-    rule("where-either", node(Op.WHERE, p, s, node(Op.WHERE, q, s, t)),  node(Op.WHERE, p | q, s, t)),
+    rule("where-both",   node(Op.WHERE, p, node(Op.WHERE, q, s, t), t),  node(Op.WHERE, p & q, s, t),
+         when=lambda m: _reads_nothing(m[q])),  # what q reads, it reads only where p holds
+    rule("where-either", node(Op.WHERE, p, s, node(Op.WHERE, q, s, t)),  node(Op.WHERE, p | q, s, t),
+         when=lambda m: _reads_nothing(m[q])),
     rule("where-then",   node(Op.WHERE, p, node(Op.WHERE, p, s, t), u),  node(Op.WHERE, p, s, u)),
     rule("where-else",   node(Op.WHERE, p, s, node(Op.WHERE, p, t, u)),  node(Op.WHERE, p, s, u)),
     rule("where-bool",   node(Op.WHERE, p, True, False),   p),

@@ -50,25 +50,33 @@ class _Check:
         self.stored = {s.src[0] for s in self.kernel.src if s.op is Op.STORE}
 
     def run(self) -> UOp:
-        open_ = {n for n in self.indices if self._axes_unproved(n, frozenset())}
-        uses = self._uses(open_ | {n for n in self.order if _is_marker(n)})
-        memo: dict[UOp, UOp] = {}
-        for n in self.order:
-            src = tuple(memo[s] for s in n.src)
-            new = n if src == n.src else n.replace(src=src)
-            if n.op is Op.INDEX and n.shape == ():
-                new = self._access(n, new, uses.get(n) if n in open_ else [])
-            elif n.op is Op.IN_RANGE:
-                new = new.replace(arg=(self._note(n, _source_name(n), 0, 0, "assumed", "contract"), 0))
-            elif _is_marker(n):
-                new = self._marker(n, new.src[0], uses.get(n) or [frozenset()])
-            if new is not n:
-                self.carry(n, new)
-            memo[n] = new
+        self.open = {n for n in self.indices if self._axes_unproved(n, frozenset())}
+        self.uses = self._uses(self.open | {n for n in self.order if _is_marker(n)})
+        self.memo: dict[UOp, UOp] = {}
+        self._checked(self.kernel)
         for s in self.kernel.src:
             if s.op is Op.STORE:
                 self._one_to_one(s)
-        return memo[self.kernel]
+        return self.memo[self.kernel]
+
+    def _checked(self, root: UOp) -> UOp:
+        """A node with what it reads made safe."""
+        memo = self.memo
+        for n in toposort(root, into=lambda n: n not in memo):
+            if n in memo:
+                continue
+            src = tuple(memo[s] for s in n.src)
+            memo[n] = new = n if src == n.src else n.replace(src=src)  # what a gate of its own would read of it
+            if n.op is Op.INDEX and n.shape == ():
+                new = self._access(n, new, self.uses.get(n) if n in self.open else [])
+            elif n.op is Op.IN_RANGE:
+                new = new.replace(arg=(self._note(n, _source_name(n), 0, 0, "assumed", "contract"), 0))
+            elif _is_marker(n):
+                new = self._marker(n, new.src[0], self.uses.get(n) or [frozenset()])
+            if new is not n:
+                self.carry(n, new)
+            memo[n] = new
+        return memo[root]
 
     # ---- what an access is used under ------------------------------------------------------------------------------
 
@@ -135,6 +143,7 @@ class _Check:
             guarded.append((axis, size))
         whole = gate is not None and not (gate.op is Op.CONST and gate.arg)
         if whole and gate is not None:
+            gate = self._checked(gate)
             where = 0 if not guarded else None
             for a in range(len(parts)):
                 if a == where or any(a == g for g, _ in guarded):
@@ -153,7 +162,7 @@ class _Check:
         elif any(proof(old, size, held) is None for held in ways):
             self._corners(n, axis, old, size, gate)
             number = self._note(n, name, axis, size, "guarded", None)
-            i = i if gate.op is Op.CONST else alu(Op.WHERE, gate, i, idx(0))
+            i = i if gate.op is Op.CONST else alu(Op.WHERE, self._checked(gate), i, idx(0))
             return UOp(Op.IN_RANGE, dt.index, (i, idx(0), idx(size)), (number, axis))
         self._note(n, name, axis, size, "proved", "symbolic")
         return i

@@ -127,7 +127,7 @@ class _Region:
         """The choices of lanes worth pricing: which loop is the vector's, then its block and what runs beside it."""
         yield Choice(cycles(self.listed, Lanes(), self.target), Lanes())
         outer = [a for a in self.chain if (span(a) or 64) > 1]
-        jammed = tuple(a.var for a in self.inside if not parallel(a) and any(isinstance(s, Loop) for s in a.body)
+        jammed = tuple(a.var for a in self.inside if any(isinstance(s, Loop) for s in a.body)
                        and all(t.update is not None for t in carried(a)))  # fmt: skip
         if outer:
             a = min(outer, key=lambda a: self._first(a, outer))

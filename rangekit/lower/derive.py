@@ -31,7 +31,7 @@ from rangekit.ir.uop import Storage, UOp, alu, by_uid, cast, const, idx, new_fol
 from rangekit.lower.place import is_buffer
 
 BLOCK = 64  # iterations of a block: scores of that many keys stay in the first cache beside what they weigh
-ROWS = 16  # rows that run in step, each with a row of values kept between passes
+ROWS = 32  # rows that run in step, each with a row of values kept between passes
 
 Carry = Callable[[UOp, UOp], None]
 
@@ -82,7 +82,7 @@ class _Derive:
         if self.block is not None:
             return None
         bytes_kept = r.extent * first.dtype.itemsize * ROWS
-        if bytes_kept <= self.target.l2_bytes // 2:
+        if bytes_kept <= self.target.l2_bytes:
             return f"{r.extent} values a row fit the caches, where passes over them are cheaper than exponentials"
         gone = {first, *seconds}
         if any(
@@ -132,8 +132,7 @@ class _Derive:
         around = by_uid(core)
         old = UOp(Op.STATE, dtype, (blocks.outer, *around), (number, 0, (), "hi" if first.arg == "max" else "lo"))
         values = blocks.kept(s)
-        inside = blocks.valid(condition)
-        tile = UOp(Op.REDUCE, dtype, (_where(inside, values, worst), blocks.inner), first.arg)
+        tile = UOp(Op.REDUCE, dtype, (blocks.where(condition, values, worst), blocks.inner), first.arg)
         new = alu(Op.MAX if first.arg == "max" else Op.MIN, old, tile)
         zero = const(0.0, dtype)
         safe = alu(Op.WHERE, alu(Op.ISFINITE, new), new, zero)
@@ -151,7 +150,7 @@ class _Derive:
             if w.rest.op is not Op.CONST or w.rest.arg != 1:
                 term = alu(Op.MUL, blocks.at(w.rest), term)
             own = by_uid(term.ranges - core - {blocks.outer, blocks.inner})
-            part = UOp(Op.REDUCE, total, (_where(inside, term, const(0.0, total)), blocks.inner), "add")
+            part = UOp(Op.REDUCE, total, (blocks.where(condition, term, const(0.0, total)), blocks.inner), "add")
             arg = (number, k, tuple(a.extent for a in own), "acc")
             state = UOp(Op.STATE, total, (blocks.outer, *around), arg)
             before = UOp(Op.INDEX, total, (state, *own)) if own else state
@@ -205,14 +204,14 @@ class _Derive:
         source = (blocks.outer, *around)
         before = UOp(Op.STATE, dtype, source, (number, 0, (), "mean"))
         squares = UOp(Op.STATE, dtype, source, (number, 1, (), "m2"))
-        values, inside, zero = blocks.kept(x), blocks.valid(None), const(0.0, dtype)
+        values, zero = blocks.kept(x), const(0.0, dtype)
         past = alu(Op.MUL, blocks.outer, idx(size))
         here = alu(Op.MIN, idx(size), alu(Op.ADD, idx(n), alu(Op.MUL, past, idx(-1))))
         count, total = (UOp(Op.CAST, dtype, (v,)) for v in (here, alu(Op.ADD, past, here)))
-        sums = UOp(Op.REDUCE, dtype, (_where(inside, values, zero), blocks.inner), "add")
+        sums = UOp(Op.REDUCE, dtype, (blocks.where(None, values, zero), blocks.inner), "add")
         own = alu(Op.DIV, sums, count)
         off = alu(Op.SUB, values, own)
-        spread = UOp(Op.REDUCE, dtype, (_where(inside, alu(Op.MUL, off, off), zero), blocks.inner), "add")
+        spread = UOp(Op.REDUCE, dtype, (blocks.where(None, alu(Op.MUL, off, off), zero), blocks.inner), "add")
         gap, share = alu(Op.SUB, own, before), alu(Op.DIV, count, total)
         new_mean = alu(Op.ADD, before, alu(Op.MUL, gap, share))
         between = alu(Op.MUL, alu(Op.MUL, gap, gap), alu(Op.MUL, UOp(Op.CAST, dtype, (past,)), share))
@@ -338,13 +337,16 @@ class _Blocks:
         """A value at the iteration of this block."""
         return substitute(n, {self.range: self.place})
 
-    def valid(self, condition: UOp | None) -> UOp | None:
-        """Where there is an iteration."""
+    def where(self, condition: UOp | None, value: UOp, other: UOp) -> UOp:
+        """A value where there is an iteration and the condition holds."""
         inside = alu(Op.LT, self.place, idx(self.range.extent)) if self.ragged else None
-        if condition is None:
-            return inside
-        given = self.at(condition)
-        return given if inside is None else alu(Op.AND, inside, given)
+        if condition is not None:
+            given = self.at(condition)
+            if inside is not None and not any(n.op is Op.INDEX for n in toposort(given)):
+                inside = alu(Op.AND, inside, given)
+            else:  # what it reads, it reads only where there is an iteration
+                value = alu(Op.WHERE, given, value, other)
+        return value if inside is None else alu(Op.WHERE, inside, value, other)
 
     def kept(self, n: UOp) -> UOp:
         """A value at the iteration of this block, computed once for all its uses."""
@@ -355,10 +357,6 @@ class _Blocks:
             return substitute(value, {self.inner: idx(0)})
         tile = UOp(Op.BUFFERIZE, value.dtype, (value, self.inner), Storage("local", "part"))
         return UOp(Op.INDEX, value.dtype, (tile, self.inner))
-
-
-def _where(condition: UOp | None, value: UOp, other: UOp) -> UOp:
-    return value if condition is None else alu(Op.WHERE, condition, value, other)
 
 
 # ---- graphs ----------------------------------------------------------------------------------------------------------
