@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rangekit.ir.ops import ELEMENTWISE, Op
-from rangekit.ir.reducers import REDUCERS
+from rangekit.ir.reducers import reducer, states
 from rangekit.ir.scalar import apply
 from rangekit.ir.spec import binding
 from rangekit.ir.uop import UOp, by_uid, toposort
@@ -163,19 +163,20 @@ class _Evaluator:
             value = np.broadcast_to(self.over(v, (*ranges, *free)), tuple(self.extent(r) for r in ranges) + shape)
             lines.append(value.reshape((count, *shape)))
         dtypes = tuple(v.dtype for v in values)
-        reducer = REDUCERS[n.arg]
-        state = tuple(np.full(shape, e.arg, e.dtype.numpy) for e in reducer.identity(dtypes))
-        a = tuple(UOp(Op.VAR, d, (), ("a", k, "a")) for k, d in enumerate(dtypes))
-        b = tuple(UOp(Op.VAR, d, (), ("b", k, "b")) for k, d in enumerate(dtypes))
-        combine = reducer.combine(a, b)
+        how = reducer(n.arg)
+        state = tuple(np.full(shape, e.arg, e.dtype.numpy) for e in how.identity(dtypes))
+        a, b = states(dtypes)
+        combine = how.combine(a, b)
         order = toposort(*combine)
         for step in range(count):
             known = dict(zip((*a, *b), (*state, *(line[step] for line in lines)), strict=True))
             for m in order:
-                if m.op is not Op.VAR:
+                if m.op is Op.CONST:
+                    known[m] = np.asarray(m.arg, m.dtype.numpy)
+                elif m.op is not Op.VAR:
                     args = [known[s] for s in m.src]
                     known[m] = apply(m.op, m.dtype, args, src_dtypes=[s.dtype for s in m.src])
-            state = tuple(known[c] for c in combine)
+            state = tuple(np.broadcast_to(known[c], shape) for c in combine)
         return state
 
     def steps(self, n: UOp, wanted: tuple[UOp, ...]) -> tuple[list[Array], list[list[Array]]]:

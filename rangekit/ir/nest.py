@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from rangekit.ir.ops import Op
+from rangekit.ir.reducers import Formula
 from rangekit.ir.uop import UOp
 from rangekit.source import Position
 
@@ -55,14 +56,14 @@ class Loop:
 class Store:
     """``buffer[index] = value``. An INVALID index (a gated one whose gate is false) stores nothing.
 
-    ``update`` names the reducer when this is ``acc = combine(acc, v)``, for printing as ``acc += v``; ``value`` is
+    ``update`` is the reducer when this is ``acc = combine(acc, v)``, for printing as ``acc += v``; ``value`` is
     the whole right-hand side either way, ``operand`` the ``v``.
     """
 
     buffer: UOp
     index: tuple[UOp, ...]
     value: UOp
-    update: str | None = None
+    update: str | Formula | None = None
     operand: UOp | None = None
     stream: bool = False  # past the caches, for what nothing reads soon
 
@@ -182,6 +183,15 @@ def operands(stmt: Stmt) -> tuple[UOp, ...]:
     if isinstance(stmt, Print):
         return (*stmt.indices, stmt.value, stmt.when)
     return ()
+
+
+def plain_update(s: Store) -> bool:
+    """Whether a store's value reads the accumulator it updates itself, not by a name given to it before."""
+    return s.update is not None and _reads(s.value, s.buffer)
+
+
+def _reads(n: UOp, buffer: UOp) -> bool:
+    return (n.op is Op.INDEX and n.src[0] is buffer) or any(_reads(s, buffer) for s in n.src)
 
 
 def variables(n: UOp) -> frozenset[UOp]:

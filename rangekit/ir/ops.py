@@ -27,7 +27,7 @@ class Op(Enum):
     STORE = "store"  # src: place, value, the ranges it closes
 
     # reduction
-    REDUCE = "reduce"  # src: values, the ranges it consumes; arg: the reducer's name
+    REDUCE = "reduce"  # src: values, the ranges it consumes; arg: the reducer's name, or its Formula
     GET = "get"  # arg: k; one value of a reduction over tuples, or of a fold
     FOLD = "fold"  # src: first states, next states, the range it consumes; arg: (number, how many states, reducer)
     SCAN = "scan"  # src: as a fold, a value before the range; that value of each iteration, along a closed axis

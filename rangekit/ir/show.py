@@ -22,6 +22,7 @@ _INFIX = {
     Op.LT: ("<", 1), Op.LE: ("<=", 1), Op.EQ: ("==", 1), Op.NE: ("!=", 1),
 }  # fmt: skip
 _REDUCE = {"add": "sum", "mul": "prod", "or": "any", "and": "all"}
+_UPDATE = {"add": "+=", "mul": "*=", "and": "&=", "or": "|="}
 _CALLS = {Op.MAX: "max", Op.MIN: "min"}
 
 
@@ -86,7 +87,7 @@ def _call(n: UOp, depth: int) -> Iterator[Token]:
         yield "", n.arg[3]
         return
     if n.op is Op.REDUCE:
-        name = _REDUCE.get(n.arg, n.arg)
+        name = _REDUCE.get(n.arg, n.arg) if isinstance(n.arg, str) else n.arg.name
     elif n.op in (Op.CAST, Op.BITCAST):
         name = str(n.dtype) if n.op is Op.CAST else f"bitcast_{n.dtype}"
     else:
@@ -141,7 +142,7 @@ def _statement(s: Stmt, indent: int) -> Iterator[list[Token]]:
     elif isinstance(s, Let):
         yield [pad, *_expr(s.var, 0, 0), ("", " = "), *_expr(s.value, 0, 0)]
     elif isinstance(s, Store):
-        symbol = {"add": "+=", "mul": "*=", "and": "&=", "or": "|="}.get(s.update or "")
+        symbol = _UPDATE.get(s.update) if isinstance(s.update, str) else None
         line = [pad, *_indexed(s.buffer, s.index)]
         if symbol and s.operand is not None:
             yield [*line, ("", f" {symbol} "), *_expr(s.operand, 0, 0)]

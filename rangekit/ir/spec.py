@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from rangekit.ir import dtype as dt
@@ -57,7 +58,14 @@ class Row:
 
 def arity(node: UOp) -> int:
     """How many values a REDUCE carries."""
-    return 2 if node.arg in ("argmax", "argmin") else 1
+    return _named_arity(node.arg) if isinstance(node.arg, str) else int(node.arg.arity)
+
+
+@cache
+def _named_arity(name: str) -> int:
+    from rangekit.ir.reducers import REDUCERS  # written in nodes, which need this module first
+
+    return REDUCERS[name].arity
 
 
 def binding(node: UOp) -> tuple[int, int] | None:
@@ -173,8 +181,10 @@ SPEC: dict[Op, Row] = {
                   lambda n: n.dtype is dt.void and _place(n.src[0]) and n.src[0].dtype is n.src[1].dtype
                   and n.src[0].shape == n.src[1].shape == (), lambda n: (0, 2)),
     Op.REDUCE: Row("the reducer's values, the ranges it consumes", lambda n: n.src[0].shape,
-                   lambda n: n.dtype is n.src[0].dtype and isinstance(n.arg, str)
-                   and all(s.shape == n.src[0].shape for s in n.src[: arity(n)]), lambda n: (0, arity(n))),
+                   lambda n: n.dtype is n.src[0].dtype
+                   and all(s.shape == n.src[0].shape for s in n.src[: arity(n)])
+                   and (isinstance(n.arg, str) or n.arg.dtypes == tuple(s.dtype for s in n.src[: arity(n)])),
+                   lambda n: (0, arity(n))),
     Op.GET: Row("a reduction or a fold; arg which value", lambda n: n.src[0].src[n.arg].shape,
                 lambda n: n.src[0].op in (Op.REDUCE, Op.FOLD) and n.dtype is n.src[0].src[n.arg].dtype),
     Op.FOLD: Row("first states, as many next ones, the range", lambda n: n.src[0].shape,

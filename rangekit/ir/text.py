@@ -5,25 +5,30 @@
     %2 = param.float32 x#0(8,)
     %3 = index.float32 %2, %1
 
-A line is a number, the op and dtype, the sources, then the arg. Ranges and buffers are told apart by their number
-after ``#``; nothing in the text is an address. The canonical form renumbers them in order of appearance and drops
-names, so that programs that are equal up to those are equal texts.
+A line is a number, the op and dtype, the sources, then the arg. The arg of a REDUCE is a name, or a formula over
+lines before it: ``%9 = reduce.float32 %2, %1 last(%5; %8) associative``. Ranges and buffers are told apart by their
+number after ``#``; nothing in the text is an address. The canonical form renumbers them in order of appearance and
+drops names, so that programs that are equal up to those are equal texts.
 """
 
 from __future__ import annotations
 
 import re
 from ast import literal_eval
+from dataclasses import replace
 from typing import Any
 
 from rangekit.ir import uop
 from rangekit.ir.dtype import dtype_named
 from rangekit.ir.ops import Op
+from rangekit.ir.reducers import Formula
 from rangekit.ir.uop import BufferId, ParamId, RangeId, Storage, UOp, toposort
 
 _LINE = re.compile(r"%(\d+) = (\w+)\.(\w+)(?: (%\d+(?:, %\d+)*))?(?: (.+))?")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _ARRAY = re.compile(r"""(\w*|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")#(\d+)(\(.*?\))(?: (.+))?""")
+_NODES = r"(%\d+(?:, %\d+)*)"
+_FORMULA = re.compile(rf"(\w*|'(?:[^'\\]|\\.)*')\({_NODES}; {_NODES}\)((?: \w+)*)")
 _WORDS = frozenset({Op.REDUCE, Op.KERNEL, Op.PRINT})  # their arg is a string
 
 
@@ -32,12 +37,22 @@ def dump(root: UOp, canonical: bool = False) -> str:
     numbers: dict[UOp, int] = {}
     renumbered: dict[tuple[Op, int], int] = {}
     lines = []
-    for node in toposort(root):
+    for node in _order(root):
         numbers[node] = len(numbers)
         src = ", ".join(f"%{numbers[s]}" for s in node.src)
-        arg = _spelled(node, _anonymous(node, renumbered) if canonical else node.arg)
+        arg = _spelled(node, _anonymous(node, renumbered) if canonical else node.arg, numbers)
         lines.append(" ".join(p for p in (f"%{numbers[node]} = {node.op.value}.{node.dtype}", src, arg) if p))
     return "\n".join(lines) + "\n"
+
+
+def _order(root: UOp) -> list[UOp]:
+    """The nodes below the root, and before each reduction those of its formula."""
+    order: dict[UOp, None] = {}
+    for node in toposort(root):
+        if isinstance(node.arg, Formula):
+            order.update(dict.fromkeys(toposort(*node.arg.neutral, *node.arg.combined)))
+        order[node] = None
+    return list(order)
 
 
 def parse(text: str) -> UOp:
@@ -52,7 +67,7 @@ def parse(text: str) -> UOp:
         try:
             kind = Op(op)
             sources = tuple(nodes[s] for s in src.replace("%", "").split(", ")) if src else ()
-            node = UOp(kind, dtype_named(dtype), sources, _read(kind, arg))
+            node = UOp(kind, dtype_named(dtype), sources, _read(kind, arg, nodes))
         except (KeyError, SyntaxError, ValueError) as err:
             raise ValueError(f"not a line of a graph: {line}") from err
         nodes[number] = node
@@ -80,14 +95,20 @@ def _anonymous(node: UOp, renumbered: dict[tuple[Op, int], int]) -> Any:
     if isinstance(arg, Storage):
         return Storage(arg.memory)
     if node.op is Op.VAR:
-        return (arg[0], "")
+        return (*arg[:-1], "")
     if node.op in (Op.FOLD, Op.SCAN, Op.STATE):
         uid = renumbered.setdefault((Op.FOLD, arg[0]), len(renumbered))
         return (uid, *arg[1:3], *("" for _ in arg[3:]))
+    if isinstance(arg, Formula):
+        return replace(arg, name="")
     return "" if node.op is Op.KERNEL else arg
 
 
-def _spelled(node: UOp, arg: Any) -> str:
+def _spelled(node: UOp, arg: Any, numbers: dict[UOp, int]) -> str:
+    if isinstance(arg, Formula):
+        neutral, combined = (", ".join(f"%{numbers[n]}" for n in part) for part in (arg.neutral, arg.combined))
+        flags = " commutative" * arg.commutative + " associative" * arg.associative
+        return f"{_word(arg.name)}({neutral}; {combined}){flags}"
     if isinstance(arg, RangeId):
         return f"{_word(arg.name)}#{arg.uid}"
     if isinstance(arg, ParamId):
@@ -101,7 +122,7 @@ def _spelled(node: UOp, arg: Any) -> str:
     return "" if arg is None else repr(arg)
 
 
-def _read(op: Op, text: str | None) -> Any:
+def _read(op: Op, text: str | None, nodes: dict[str, UOp]) -> Any:
     """The arg that an op's text means."""
     if op is Op.BUFFERIZE:
         memory, _, name = (text or "any").partition(" ")
@@ -119,6 +140,13 @@ def _read(op: Op, text: str | None) -> Any:
         if op is Op.PARAM:
             return ParamId(int(number), _unword(name) or "", literal_eval(shape), literal_eval(rest) if rest else None)
         return BufferId(int(number), _unword(name) or "", literal_eval(shape), rest)
+    formula = _FORMULA.fullmatch(text) if op is Op.REDUCE else None
+    if formula is not None:
+        name, neutral, combined, flags = formula.groups()
+        first, later = (tuple(nodes[n] for n in part.replace("%", "").split(", ")) for part in (neutral, combined))
+        return Formula(
+            _unword(name) or "", first, later, "commutative" in flags.split(), "associative" in flags.split()
+        )
     if op in _WORDS:
         return _unword(text)
     if op is Op.CONST and text in ("nan", "inf", "-inf"):

@@ -16,7 +16,7 @@ from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
 from rangekit.lower.blocking import THREADS, Blocks
-from rangekit.lower.loops import carried, chain, exact, loops, name_of, parallel, single, span
+from rangekit.lower.loops import carried, chain, loops, name_of, parallel, regrouped, shuffled, single, span
 from rangekit.lower.model import UNKNOWN, Lanes, Row, cycles, packed, reuse, rows
 from rangekit.lower.schedule import Schedule
 from rangekit.lower.step import (
@@ -128,7 +128,7 @@ class _Region:
         yield Choice(cycles(self.listed, Lanes(), self.target), Lanes())
         outer = [a for a in self.chain if (span(a) or 64) > 1]
         jammed = tuple(a.var for a in self.inside if any(isinstance(s, Loop) for s in a.body)
-                       and all(t.update is not None for t in carried(a)))  # fmt: skip
+                       and all(t.update is not None for t in carried(a)) and not self._ordered(a))  # fmt: skip
         if outer:
             a = min(outer, key=lambda a: self._first(a, outer))
             n = span(a) or 64
@@ -153,8 +153,8 @@ class _Region:
         return min(self._priced(Lanes(a.var, 8, others, self._width(a))).cost for others in beside)
 
     def _ordered(self, loop: Loop) -> bool:
-        """Whether its sums have to be taken in order."""
-        return self.nest.strict and not exact(loop)
+        """Whether what it reduces has to be combined in order."""
+        return not shuffled(loop, self.nest.strict)
 
     def _loop(self, v: UOp) -> Loop:
         return next(a for a in (*self.chain, *self.inside) if a.var is v)
@@ -296,7 +296,7 @@ class _Region:
         """A reduction over everything: in parts, on threads, each along vectors."""
         if (
             any(s.update is None for s in carried(self.loop))
-            or self._ordered(self.loop)
+            or not regrouped(self.loop, self.nest.strict)
             or self.loop.hi.op is not Op.CONST
         ):
             return []

@@ -17,11 +17,12 @@ from rangekit.ir.affine import affine
 from rangekit.ir.binding import substitute
 from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, Scratch, Stmt, Stop, Store
 from rangekit.ir.ops import Op
-from rangekit.ir.reducers import REDUCERS
+from rangekit.ir.reducers import reducer
 from rangekit.ir.spec import arity, binding
 from rangekit.ir.symbolic import simplify
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, alu, cast, const, idx, new_buffer, toposort
+from rangekit.lower.merge import merged, plain
 from rangekit.lower.place import lanes, levels
 from rangekit.lower.proof import conjuncts, exact_index
 from rangekit.lower.tidy import MAX_TREE, tidy
@@ -129,7 +130,7 @@ class _Linearize:
         """Loop bounds that the excluded iterations of ``where=`` allow, and the values left to compute."""
         count = arity(n)
         values, ranges = n.src[:count], n.src[count:]
-        neutral = REDUCERS[n.arg].identity(tuple(v.dtype for v in values))
+        neutral = reducer(n.arg).identity(tuple(v.dtype for v in values))
         if not all(
             v.op is Op.WHERE and v.src[2] is e and v.src[0] is values[0].src[0]
             for v, e in zip(values, neutral, strict=True)
@@ -423,12 +424,12 @@ class _Linearize:
         values, block = m.src[: arity(m)], self.stack[-1]
         shape = tuple(r.extent for r in own)
         memory = "local" if own else "register"
-        names = (_ACCUMULATORS.get(m.arg, "best"), "at")
-        buffers = tuple(new_buffer(v.dtype, shape, name, memory) for v, name in zip(values, names, strict=False))
+        names = ("best", "at") if m.arg in ("argmax", "argmin") else (_ACCUMULATORS.get(m.arg, "state"),) * len(values)
+        buffers = tuple(new_buffer(v.dtype, shape, name, memory) for v, name in zip(values, names, strict=True))
         block.body.extend(Scratch(buffer) for buffer in buffers)
         self._loop_over(own, block.stores)
         at = self._variables(own)
-        neutral = REDUCERS[m.arg].identity(tuple(v.dtype for v in values))
+        neutral = reducer(m.arg).identity(tuple(v.dtype for v in values))
         self.stack[-1].body.extend(Store(b, at, e) for b, e in zip(buffers, neutral, strict=True))
         self._close(own)
         return buffers
@@ -439,16 +440,17 @@ class _Linearize:
             values.append((yield v))
         at = self._variables(own)
         old = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
-        body, depth = self.stack[-1].body, len(self.stack) - 1
-        if len(buffers) == 1:
-            body.append(Store(buffers[0], at, _merged(m.arg, old[0], values[0], self.strict), m.arg, values[0]))
+        body, depth, how = self.stack[-1].body, len(self.stack) - 1, reducer(m.arg)
+        if isinstance(m.arg, str) and how.arity == 1:
+            body.append(Store(buffers[0], at, _added(m.arg, old[0], values[0], self.strict), m.arg, values[0]))
             return m
         named = tuple(v if v.op in (Op.VAR, Op.CONST) else self._let("v", v, depth) for v in values)
+        new = plain(how, old[0], named[0])
+        if new is not None:
+            body.append(Store(buffers[0], at, new, m.arg, named[0]))
+            return m
         before = tuple(self._let("old", o, depth) for o in old)
-        combined = REDUCERS[m.arg].combine(before, named)
-        if all(v.op is Op.WHERE and v.src[0] is combined[0].src[0] for v in combined):
-            keep = self._let("keep", combined[0].src[0], depth)
-            combined = tuple(v.replace(src=(keep, *v.src[1:])) for v in combined)
+        combined = merged(how, before, named, lambda hint, v: self._let(hint, v, depth))
         after = [self._let("new", v, depth) for v in combined]
         body.extend(Store(buffer, at, v, m.arg, v) for buffer, v in zip(buffers, after, strict=True))
         return m
@@ -631,11 +633,11 @@ def _own_places(fold: UOp, news: tuple[UOp, ...]) -> set[UOp]:
     return out
 
 
-def _merged(reducer: str, old: UOp, value: UOp, strict: bool) -> UOp:
+def _added(name: str, old: UOp, value: UOp, strict: bool) -> UOp:
     """The accumulator after one more value; products of floats are contracted into the sum that consumes them."""
-    terms = _products(value) if reducer == "add" and value.dtype in (dt.float32, dt.float64) else None
+    terms = _products(value) if name == "add" and value.dtype in (dt.float32, dt.float64) else None
     if strict or terms is None:
-        (new,) = REDUCERS[reducer].combine((old,), (value,))
+        (new,) = reducer(name).combine((old,), (value,))
         return new
     for x, y in terms:
         old = UOp(Op.FMA, value.dtype, (x, y, old))

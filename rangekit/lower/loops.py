@@ -26,11 +26,12 @@ from rangekit.ir.nest import (
     Stop,
     Store,
     operands,
+    plain_update,
     variables,
     walk,
 )
 from rangekit.ir.ops import Op
-from rangekit.ir.reducers import REDUCERS
+from rangekit.ir.reducers import reducer
 from rangekit.ir.uop import UOp, alu, idx
 
 Body = tuple[Stmt, ...]
@@ -208,13 +209,24 @@ def parallel(loop: Loop) -> bool:
 
 def single(loop: Loop) -> bool:
     """Whether all it hands on are values reduced one by one: those may be taken one lane after another."""
-    return all(s.update is not None and REDUCERS[s.update].arity == 1 for s in carried(loop))
+    return all(s.update is not None and reducer(s.update).arity == 1 and plain_update(s) for s in carried(loop))
 
 
 def exact(loop: Loop) -> bool:
-    """Whether what it reduces does not depend on the order: integers, extremes and logic."""
+    """Whether how it groups what it reduces does not show: integers, extremes and logic."""
+    return all(s.update is not None and reducer(s.update).exact((s.buffer.dtype,)) for s in carried(loop))
+
+
+def regrouped(loop: Loop, strict: bool) -> bool:
+    """Whether blocks of what it reduces may be reduced each for itself, then combined in order."""
+    found = carried(loop)
+    return all(s.update is not None and reducer(s.update).associative for s in found) and (not strict or exact(loop))
+
+
+def shuffled(loop: Loop, strict: bool) -> bool:
+    """Whether what it reduces may be combined in any order."""
     stores = carried(loop)
-    return all(not s.buffer.dtype.is_float or s.update not in ("add", "mul") for s in stores)
+    return regrouped(loop, strict) and all(s.update is not None and reducer(s.update).commutative for s in stores)
 
 
 def span(loop: Loop) -> int | None:

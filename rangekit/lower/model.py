@@ -20,7 +20,7 @@ from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
 from rangekit.ir.nest import Guard, Let, Loop, Prefetch, Scratch, Stmt, Store, operands
 from rangekit.ir.ops import MATH, Op
-from rangekit.ir.reducers import REDUCERS
+from rangekit.ir.reducers import reducer
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, cast
 from rangekit.lower.loops import carried, span
@@ -95,7 +95,7 @@ def _rows(body: Sequence[Stmt], path: tuple[Loop, ...], known: dict[UOp, frozens
             if s.update is None or s.buffer in own:  # what is reduced into one place is stored there once
                 deps |= _deps(s.value, known)
             kind = "update" if s.buffer in own else "store"
-            several = s.update is not None and REDUCERS[s.update].arity > 1
+            several = s.update is not None and reducer(s.update).arity > 1
             wait = (LATENCY * 3 if several else LATENCY) if kind == "update" else 0.0
             out.append(Row(kind, 0.0 if kind == "update" else STORE, deps, path, s.buffer, strides, wait=wait))
         elif isinstance(s, Guard):

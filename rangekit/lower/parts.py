@@ -12,7 +12,7 @@ from dataclasses import replace
 from rangekit.errors import ScheduleError
 from rangekit.ir.nest import Let, Loop, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import Op
-from rangekit.ir.reducers import REDUCERS
+from rangekit.ir.reducers import Formula, reducer
 from rangekit.ir.uop import UOp, alu, idx, new_buffer
 from rangekit.lower.copies import laid_out
 from rangekit.lower.loops import (
@@ -28,6 +28,7 @@ from rangekit.lower.loops import (
     variable,
     wrapped,
 )
+from rangekit.lower.merge import merged, plain
 from rangekit.lower.tiles import tile
 
 
@@ -41,16 +42,16 @@ def partial(loop: Loop, inner: Loop) -> Body:
     parts: dict[UOp, UOp] = {}
     before: list[Stmt] = []
     after: list[Stmt] = []
-    for reducer, buffers in groups:
+    for how, buffers in groups:
         for b in buffers:
             parts[b] = new_buffer(b.dtype, (*b.shape, size), b.arg.name, "register" if size <= 64 else "local")
             before.append(Scratch(parts[b]))
-        neutral = REDUCERS[reducer].identity(tuple(b.dtype for b in buffers))
+        neutral = reducer(how).identity(tuple(b.dtype for b in buffers))
         outer, at = _over(buffers[0].shape, inner.range)
         lane = variable(name_of(inner))
         fill = tuple(Store(parts[b], (*at, lane), e) for b, e in zip(buffers, neutral, strict=True))
         before += wrapped([*outer, replace(inner, var=lane, lo=idx(0), hi=idx(size), body=())], fill)
-        after += wrapped(outer, _combined(reducer, buffers, parts, at, inner))
+        after += wrapped(outer, _combined(how, buffers, parts, at, inner))
 
     def moved(n: UOp) -> UOp:
         found = memo.get(n)
@@ -69,9 +70,9 @@ def partial(loop: Loop, inner: Loop) -> Body:
     return (*before, replace(loop, body=body), *after)
 
 
-def accumulators(loop: Loop) -> list[tuple[str, tuple[UOp, ...]]]:
+def accumulators(loop: Loop) -> list[tuple[str | Formula, tuple[UOp, ...]]]:
     """What a reduction accumulates: reducers and their buffers. ``ScheduleError`` if it is not one."""
-    out: list[tuple[str, tuple[UOp, ...]]] = []
+    out: list[tuple[str | Formula, tuple[UOp, ...]]] = []
     pending: list[Store] = []
     for s in carried(loop):
         if s.update is None:
@@ -80,7 +81,7 @@ def accumulators(loop: Loop) -> list[tuple[str, tuple[UOp, ...]]]:
                 help="only reductions and loops without such a value can be split or run in lanes",
             )
         pending.append(s)
-        if len(pending) == REDUCERS[s.update].arity:
+        if len(pending) == reducer(s.update).arity:
             group = s.update, tuple(p.buffer for p in pending)
             if group not in out:
                 out.append(group)
@@ -94,35 +95,34 @@ def _over(shape: Sequence[int], like: UOp) -> tuple[list[Loop], tuple[UOp, ...]]
     return [Loop(v, like, idx(0), idx(n), ()) for v, n in zip(made, shape, strict=True)], tuple(made)
 
 
-def _combined(reducer: str, buffers: tuple[UOp, ...], parts: dict[UOp, UOp], at: tuple[UOp, ...], inner: Loop) -> Body:
+def _combined(
+    how: str | Formula, buffers: tuple[UOp, ...], parts: dict[UOp, UOp], at: tuple[UOp, ...], inner: Loop
+) -> Body:
     """The partial results, combined by halves, added to the accumulator."""
     lane = variable(name_of(inner))
     other = tuple(UOp(Op.INDEX, b.dtype, (parts[b], *at, lane)) for b in buffers)
     own = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
-    body = _merge(reducer, buffers, at, own, other)
+    body = _merge(how, buffers, at, own, other)
     return (Loop(lane, inner.range, idx(0), idx(inner.width), body, "tree", inner.width),)
 
 
 def _merge(
-    reducer: str, buffers: tuple[UOp, ...], at: tuple[UOp, ...], own: tuple[UOp, ...], other: tuple[UOp, ...]
+    how: str | Formula, buffers: tuple[UOp, ...], at: tuple[UOp, ...], own: tuple[UOp, ...], other: tuple[UOp, ...]
 ) -> Body:
     """``buffers[at] = combine(own, other)``."""
-    if len(buffers) == 1:
-        (new,) = REDUCERS[reducer].combine(own, other)
-        return (Store(buffers[0], at, new, reducer, other[0]),)
+    new = plain(reducer(how), own[0], other[0])
+    if new is not None:
+        return (Store(buffers[0], at, new, how, other[0]),)
     out: list[Stmt] = []
 
-    def named(values: tuple[UOp, ...], name: str) -> tuple[UOp, ...]:
-        made = tuple(local(name, v.dtype) for v in values)
-        out.extend(Let(m, v) for m, v in zip(made, values, strict=True))
+    def named(hint: str, value: UOp) -> UOp:
+        made = local(hint, value.dtype)
+        out.append(Let(made, value))
         return made
 
-    combined = REDUCERS[reducer].combine(named(own, "old"), named(other, "v"))
-    if all(v.op is Op.WHERE and v.src[0] is combined[0].src[0] for v in combined):
-        (keep,) = named((combined[0].src[0],), "keep")
-        combined = tuple(v.replace(src=(keep, *v.src[1:])) for v in combined)
-    results = named(combined, "new")
-    out.extend(Store(b, at, v, reducer, o) for b, v, o in zip(buffers, results, other, strict=True))
+    olds, values = (tuple(named(hint, v) for v in several) for hint, several in (("old", own), ("v", other)))
+    results = tuple(named("new", v) for v in merged(reducer(how), olds, values, named))
+    out.extend(Store(b, at, v, how, o) for b, v, o in zip(buffers, results, other, strict=True))
     return tuple(out)
 
 
@@ -154,8 +154,8 @@ def grouped(loop: Loop, blocks: int) -> Body:
     after: list[Stmt] = []
     own: dict[UOp, UOp] = {}
     place = variable(name_of(loop) + ".g")
-    for reducer, buffers in groups:
-        neutral = REDUCERS[reducer].identity(tuple(b.dtype for b in buffers))
+    for how, buffers in groups:
+        neutral = reducer(how).identity(tuple(b.dtype for b in buffers))
         loops, at = _over(buffers[0].shape, loop.range)
         fill: list[Stmt] = []
         save: list[Stmt] = []
@@ -172,7 +172,7 @@ def grouped(loop: Loop, blocks: int) -> Body:
         end += wrapped(loops, tuple(save))
         mine = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
         theirs = tuple(UOp(Op.INDEX, p.dtype, (p, place, *at)) for p in parts)
-        merge = wrapped(loops, _merge(reducer, buffers, at, mine, theirs))
+        merge = wrapped(loops, _merge(how, buffers, at, mine, theirs))
         after.append(Loop(place, loop.range, idx(0), idx(count), merge))
     body = mapped(outer.body, substitution(own))
     return (*before, replace(outer, body=(*start, *body, *end)), *after)
@@ -246,10 +246,10 @@ def _results(kept: list[UOp], after: Body, whole: Body) -> dict[UOp, Store]:
         and not any(reads(o, s.buffer) for t in walk(whole) for o in operands(t))
     ]  # fmt: skip
     out: dict[UOp, Store] = {}
-    for plain in (True, False):
+    for exactly in (True, False):
         for b in kept:
             fitting = (s for s in stores if s.buffer.dtype is b.dtype and s not in out.values()
-                       and (not plain or s.value is UOp(Op.INDEX, b.dtype, (b,))))  # fmt: skip
+                       and (not exactly or s.value is UOp(Op.INDEX, b.dtype, (b,))))  # fmt: skip
             place = None if b in out else next(fitting, None)
             if place is not None:
                 out[b] = place

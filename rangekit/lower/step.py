@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 
 from rangekit.errors import ScheduleError
 from rangekit.ir.nest import Loop, Nest, Scratch, Store, variables, walk
+from rangekit.ir.reducers import reducer
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
 from rangekit.lower import copies, parts, tiles
@@ -18,11 +19,12 @@ from rangekit.lower.loops import (
     Body,
     carried,
     chain,
-    exact,
     loops,
     name_of,
     parallel,
+    regrouped,
     rewritten,
+    shuffled,
     single,
     span,
     wrapped,
@@ -84,7 +86,7 @@ class Upcast(Step):
         outer, inner = tiles.block(loop, self.size)
         inner = tiles.in_lanes(inner)
         if not parallel(loop):
-            _in_order(loop, strict)
+            _any_order(loop, strict)
             return parts.partial(replace(outer, body=(inner,)), inner)
         return (replace(outer, body=(tiles.sunk(inner),)),)
 
@@ -100,9 +102,9 @@ class Unroll(Step):
         _size(self.size, "the size of an unroll")
 
     def apply(self, nest: Nest, target: Target) -> Nest:
-        return _each(nest, self.name, self._one)
+        return _each(nest, self.name, lambda loop: self._one(loop, nest.strict))
 
-    def _one(self, loop: Loop) -> Body:
+    def _one(self, loop: Loop, strict: bool) -> Body:
         outer, inner = tiles.block(loop, self.size)
         if any(isinstance(s, Loop) for s in inner.body):
             if not single(loop):
@@ -110,6 +112,8 @@ class Unroll(Step):
                     f"{name_of(loop)} cannot be unrolled around loops: what it hands on is not one reduced value",
                     help=f"rk.upcast({self.name!r}, {self.size}) keeps partial results",
                 )
+            if not all(any(s is t for t in loop.body) for s in carried(loop)):  # an inner loop goes on with the sum
+                _any_order(loop, strict)
             inner = tiles.in_lanes(inner)
         else:
             inner = replace(inner, kind="unroll")
@@ -158,7 +162,7 @@ class Group(Step):
 
     def apply(self, nest: Nest, target: Target) -> Nest:
         def one(loop: Loop) -> Body:
-            _in_order(loop, nest.strict)
+            _in_blocks(loop, nest.strict)
             return parts.grouped(loop, self.parts)
 
         return _each(nest, self.name, one)
@@ -174,10 +178,11 @@ class Reorder(Step):
         first = next((loop for loop in loops(nest.body) if name_of(loop) in self.names), None)
         if first is None:
             raise _unknown(nest, self.names[0] if self.names else "")
-        body = rewritten(nest.body, lambda loop: self._moved(loop) if loop.var is first.var else None)
+        strict = nest.strict
+        body = rewritten(nest.body, lambda loop: self._moved(loop, strict) if loop.var is first.var else None)
         return replace(nest, body=body)
 
-    def _moved(self, loop: Loop) -> Body:
+    def _moved(self, loop: Loop, strict: bool) -> Body:
         nested = chain(loop)
         names = [name_of(a) for a in nested]
         inside = nested[-1].body
@@ -194,16 +199,16 @@ class Reorder(Step):
                 above = next((n for n in self.names[at + 1 :] if n in names), None)
                 if above is None:
                     continue  # it stays inside them all
-                nested = self._ordered(nested)
+                nested = self._ordered(nested, strict)
                 names = [name_of(a) for a in nested]
                 around = nested[names.index(above) :]
                 body = parts.hoisted(around, moving, inside[:place], inside[place + 1 :])
                 whole = wrapped(nested[: names.index(above)], body)
                 outer = whole[0]
-                return self._moved(outer) if len(body) == 1 and isinstance(outer, Loop) else whole
-        return wrapped(self._ordered(nested), inside)
+                return self._moved(outer, strict) if len(body) == 1 and isinstance(outer, Loop) else whole
+        return wrapped(self._ordered(nested, strict), inside)
 
-    def _ordered(self, nested: list[Loop]) -> list[Loop]:
+    def _ordered(self, nested: list[Loop], strict: bool) -> list[Loop]:
         """Nested loops in the order of the names."""
         names = [name_of(a) for a in nested]
         order = [n for n in self.names if n in names]
@@ -224,10 +229,14 @@ class Reorder(Step):
                 raise ScheduleError(
                     f"{name_of(a)} cannot go outside {next(iter(bad)).arg[-1]}: its length depends on it"
                 )
-        moved = [a for a, b in zip(new, nested, strict=True) if a is not b]
-        serial = [a for a in moved if not parallel(replace(a, body=nested[-1].body))]
-        if len(serial) > 1 and any(s.update is None for a in serial for s in carried(replace(a, body=nested[-1].body))):
-            raise ScheduleError(f"{name_of(serial[0])} cannot be reordered: it carries a value")
+        before, after = (
+            [s for a in order if not parallel(s := replace(a, body=nested[-1].body))] for order in (nested, new)
+        )
+        for a, b in zip(before, after, strict=True):
+            if a.var is not b.var:
+                if any(s.update is None for s in carried(a)):
+                    raise ScheduleError(f"{name_of(a)} cannot be reordered: it carries a value")
+                _any_order(a, strict)
         return new
 
 
@@ -325,12 +334,33 @@ class Stream(Step):
         return replace(nest, body=marked(nest.body))
 
 
-def _in_order(loop: Loop, strict: bool) -> None:
-    if strict and not exact(loop):
+def _in_blocks(loop: Loop, strict: bool) -> None:
+    """``ScheduleError`` unless blocks of a reduction may be reduced each for itself, then combined in order."""
+    if any(s.update is None for s in carried(loop)) or regrouped(loop, strict):
+        return
+    if regrouped(loop, False):
         raise ScheduleError(
-            f"{name_of(loop)} sums floats, and strict=True keeps their order",
+            f"{name_of(loop)} reduces floats, and strict=True keeps their order",
             help="split another range, or leave strict out",
         )
+    raise ScheduleError(
+        f"{name_of(loop)} is reduced in order: {_reducers(loop)} is associative for finite numbers only",
+        help="split another range; the monoid's proof tells where it is not",
+    )
+
+
+def _any_order(loop: Loop, strict: bool) -> None:
+    """``ScheduleError`` unless what a reduction combines may be combined in any order."""
+    _in_blocks(loop, strict)
+    if not shuffled(loop, strict) and not any(s.update is None for s in carried(loop)):
+        raise ScheduleError(
+            f"{name_of(loop)} is reduced in order: {_reducers(loop)} is not commutative",
+            help=f"rk.group({name_of(loop)!r}, n) makes blocks that are combined in order; or split another range",
+        )
+
+
+def _reducers(loop: Loop) -> str:
+    return " and ".join(dict.fromkeys(reducer(s.update).name for s in carried(loop) if s.update is not None))
 
 
 def _array(nest: Nest, name: str) -> UOp:

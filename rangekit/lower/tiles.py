@@ -7,7 +7,7 @@ from dataclasses import replace
 from rangekit.errors import ScheduleError
 from rangekit.ir.nest import Guard, Let, Loop, Print, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import Op
-from rangekit.ir.reducers import REDUCERS
+from rangekit.ir.reducers import reducer
 from rangekit.ir.uop import UOp, alu, idx
 from rangekit.lower.loops import (
     Body,
@@ -164,8 +164,8 @@ def _gated(body: Body, real: UOp, own: set[UOp], var: UOp) -> Body:
 def _neutral(s: Store, real: UOp) -> UOp | None:
     if s.operand is None or s.update is None:
         return None
-    reducer = REDUCERS[s.update]
-    if reducer.arity > 1:
-        raise ScheduleError(f"a reduction over several values ({s.update}) cannot be padded")
-    (identity,) = reducer.identity((s.operand.dtype,))
+    how = reducer(s.update)
+    if how.arity > 1:
+        raise ScheduleError(f"a reduction over several values ({how.name}) cannot be padded")
+    (identity,) = how.identity((s.operand.dtype,))
     return alu(Op.WHERE, real, s.operand, identity)

@@ -14,10 +14,10 @@ from rangekit.backends.llvm.access import Access
 from rangekit.backends.llvm.emit import TYPES, Lines, Names
 from rangekit.backends.llvm.lanes import Lane, Value
 from rangekit.ir import dtype as dt
-from rangekit.ir.nest import Loop, Stmt, Stop, Store, variables
+from rangekit.ir.nest import Loop, Stmt, Stop, Store, plain_update, variables
 from rangekit.ir.ops import Op
-from rangekit.ir.reducers import REDUCERS, Reducer
-from rangekit.ir.uop import UOp, alu, idx
+from rangekit.ir.reducers import Formula, Reducer, Values, reducer
+from rangekit.ir.uop import UOp, alu, idx, toposort
 
 
 class Loops(Access):
@@ -204,7 +204,7 @@ class Loops(Access):
         """Partial results combined by halves: vectors with vectors, the halves of one, then the accumulator."""
         stores = [t for t in s.body if isinstance(t, Store)]
         assert stores[0].update is not None
-        reducer = REDUCERS[stores[0].update]
+        how = reducer(stores[0].update)
         self.push()
         lane = Lane(s.var, s.width // s.lanes, s.lanes)
         self.open.append(lane)
@@ -216,27 +216,32 @@ class Loops(Access):
         self.open.remove(lane)
         while len(rows) > 1:
             half = (len(rows) + 1) // 2
-            rows = [self._combined(reducer, rows[n], rows[n + half]) if n + half < len(rows) else rows[n]
+            rows = [self._combined(how, rows[n], rows[n + half]) if n + half < len(rows) else rows[n]
                     for n in range(half)]  # fmt: skip
         row, wide = rows[0], lane.width
         while wide > 1:
             low, high = ([self._half(v, wide, first) for v in row] for first in (0, wide // 2))
             wide //= 2
-            row = self._combined(reducer, low, high)
+            row = self._combined(how, low, high)
         olds = tuple(UOp(Op.INDEX, t.buffer.dtype, (t.buffer, *t.index)) for t in stores)
         names = self._named(row)
-        if len(stores) == 1:  # lanes around it may share the accumulator
-            (t,), (new,) = stores, reducer.combine(olds, names)
+        if len(stores) == 1 and plain_update(stores[0]):  # lanes around it may share the accumulator
+            (t,), (new,) = stores, how.combine(olds, names)
             self.store(replace(t, value=new, operand=names[0]))
         else:
-            new_names = self._named([self.value(v) for v in reducer.combine(olds, names)])
-            for t, name in zip(stores, new_names, strict=True):
+            for t, name in zip(stores, self._named(self._values(how.combine(olds, names))), strict=True):
                 self.store(replace(t, value=name, update=None, operand=None))
         lines = self.pop()
         self.lines.append(lines)
 
-    def _combined(self, reducer: Reducer, a: list[Value], b: list[Value]) -> list[Value]:
-        return [self.value(n) for n in reducer.combine(self._named(a), self._named(b))]
+    def _combined(self, how: Reducer | Formula, a: list[Value], b: list[Value]) -> list[Value]:
+        return self._values(how.combine(self._named(a), self._named(b)))
+
+    def _values(self, roots: Values) -> list[Value]:
+        """The values of a graph, which may be deep, as expressions are not."""
+        for n in toposort(*roots, into=lambda n: n.op is not Op.INDEX):
+            self.value(n)
+        return [self.value(n) for n in roots]
 
     def _named(self, values: list[Value]) -> tuple[UOp, ...]:
         names = tuple(UOp(Op.VAR, v.dtype, (), ("let", next(self.numbers), "side")) for v in values)
