@@ -144,9 +144,8 @@ def _read(op: Op, text: str | None, nodes: dict[str, UOp]) -> Any:
     if formula is not None:
         name, neutral, combined, flags = formula.groups()
         first, later = (tuple(nodes[n] for n in part.replace("%", "").split(", ")) for part in (neutral, combined))
-        return Formula(
-            _unword(name) or "", first, later, "commutative" in flags.split(), "associative" in flags.split()
-        )
+        words = flags.split()
+        return Formula(_unword(name) or "", first, later, "commutative" in words, "associative" in words)
     if op in _WORDS:
         return _unword(text)
     if op is Op.CONST and text in ("nan", "inf", "-inf"):
