@@ -44,7 +44,7 @@ from rangekit.ir.dtype import (
     uint64,
 )
 from rangekit.kernel import Kernel, kernel
-from rangekit.lang import random
+from rangekit.lang import monoids, random
 from rangekit.lang.creation import (
     arange,
     asarray,
@@ -93,6 +93,7 @@ from rangekit.lang.elementwise import (
 )
 from rangekit.lang.indexing import assign
 from rangekit.lang.loops import fold, scan
+from rangekit.lang.monoid import Monoid
 from rangekit.lang.movement import (
     broadcast_arrays,
     broadcast_to,
@@ -209,6 +210,7 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "Kernel",
+    "Monoid",
     "RaceError",
     "Range",
     "RangeError",
@@ -319,6 +321,7 @@ __all__ = [
     "meshgrid",
     "min",
     "minimum",
+    "monoids",
     "moveaxis",
     "multiply",
     "nan",

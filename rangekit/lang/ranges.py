@@ -94,11 +94,11 @@ def hidden_range(value: UOp, axis: int) -> UOp:
     return made[axis]
 
 
-def open_axes(value: UOp, axes: tuple[int, ...]) -> tuple[UOp, tuple[UOp, ...]]:
-    """``value`` with those closed axes opened by their hidden ranges, and the ranges."""
+def open_axes(value: UOp, axes: tuple[int, ...], ranges: tuple[UOp, ...] | None = None) -> tuple[UOp, tuple[UOp, ...]]:
+    """``value`` with those closed axes opened, by their hidden ranges if none are given, and the ranges."""
     if not axes:
         return value, ()
-    opened = tuple(hidden_range(value, a) for a in axes)
+    opened = tuple(hidden_range(value, a) for a in axes) if ranges is None else ranges
     order = (*axes, *(a for a in range(value.ndim) if a not in axes))
     if order != tuple(range(value.ndim)):
         value = UOp(Op.PERMUTE, value.dtype, (value,), order)

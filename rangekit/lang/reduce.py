@@ -7,22 +7,24 @@ iterations out: they contribute the identity and nothing in them is observable.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 from rangekit.errors import DtypeError, RangeError, ShapeError
 from rangekit.ir import dtype as dt
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import Op
-from rangekit.ir.reducers import REDUCERS
+from rangekit.ir.reducers import Formula, reducer
 from rangekit.ir.uop import UOp, alu, by_uid, cast, const, idx
 from rangekit.lang.elementwise import TABLE, astype, divide, isfinite, where
+from rangekit.lang.monoid import Monoid
 from rangekit.lang.movement import expand_dims, matrix_transpose, reshape
 from rangekit.lang.ranges import as_range_nodes, normal_axes, open_axes
 from rangekit.lang.tensor import (
     Tensor,
     broadcast_node,
     broadcast_shapes,
+    converted,
     lift,
     made,
     method,
@@ -35,46 +37,53 @@ Axis = int | tuple[int, ...] | None
 
 
 class Over:
-    """What a reduction runs over: the value with those closed axes opened, and the ranges."""
+    """What a reduction runs over: the values with those closed axes opened, and the ranges."""
 
-    def __init__(self, v: Any, ranges: tuple[Any, ...], axis: Axis, where: Any, name: str) -> None:
-        x = lift(v)
-        node, condition = stored(x), None
+    def __init__(self, values: Sequence[Any], ranges: tuple[Any, ...], axis: Axis, where: Any, name: str) -> None:
+        nodes, condition = [stored(lift(v)) for v in values], None
+        shape = broadcast_shapes(*(n.shape for n in nodes))
         if where is not None:
             c = lift(where)
             if c.node.dtype is not dt.bool_:
                 raise DtypeError(f"where= of {name} takes a bool condition, not {c.dtype}")
-            shape = broadcast_shapes(node.shape, c.shape)
-            node = broadcast_node(node, shape) if shape else node
+            shape = broadcast_shapes(shape, c.shape)
             condition = broadcast_node(c.node, shape) if c.shape else c.node
+        nodes = [broadcast_node(n, shape) if shape else n for n in nodes]
         if ranges and axis is not None:
             raise RangeError(
                 f"{name} takes ranges or axis=, not both",
                 help="open the axis with a Range k too, v[k], and name k with the other ranges",
             )
-        if not ranges and axis is None and not node.shape:
-            opened = ", ".join(r.arg.name or "_" for r in by_uid(node.ranges))
+        if not ranges and axis is None and not shape:
+            around = frozenset[UOp]().union(*(n.ranges for n in nodes))
+            opened = ", ".join(r.arg.name or "_" for r in by_uid(around))
             raise RangeError(
                 f"{name} of a value without closed axes needs a range" + (f"; open here: {opened}" if opened else ""),
                 help=f"name it: rk.{name}(v, {opened.split(', ')[-1]})" if opened else "there is nothing to reduce",
             )
-        self.shape = node.shape
-        self.axes: tuple[int, ...] = () if ranges else normal_axes(axis, node.ndim)
+        self.shape = shape
+        self.axes: tuple[int, ...] = () if ranges else normal_axes(axis, len(shape))
         if ranges:
             self.ranges = as_range_nodes(ranges, name)
         else:
-            node, self.ranges = open_axes(node, self.axes)
+            nodes[0], self.ranges = open_axes(nodes[0], self.axes)
+            nodes[1:] = [open_axes(n, self.axes, self.ranges)[0] for n in nodes[1:]]
             if condition is not None and condition.shape:
                 order = (*self.axes, *(a for a in range(condition.ndim) if a not in self.axes))
                 condition = UOp(Op.PERMUTE, dt.bool_, (condition,), order)
                 condition = UOp(Op.INDEX, dt.bool_, (condition, *self.ranges))
-        self.node, self.where = node, condition
+        self.nodes, self.where = nodes, condition
 
-    def reduce(self, op: str, *values: UOp) -> UOp:
+    @property
+    def node(self) -> UOp:
+        """The value, of one."""
+        return self.nodes[0]
+
+    def reduce(self, op: str | Formula, *values: UOp) -> UOp:
         """The REDUCE of the values, excluded iterations replaced by the identity."""
         dtypes = tuple(v.dtype for v in values)
         if self.where is not None:
-            neutral = REDUCERS[op].identity(dtypes)
+            neutral = reducer(op).identity(dtypes)
             values = tuple(alu(Op.WHERE, self.where, v, e) for v, e in zip(values, neutral, strict=True))
         if not self.ranges:
             return values[0]
@@ -99,7 +108,7 @@ def _wide(node: UOp) -> UOp:
 
 def _simple(op: str, result: Callable[[DType], DType]) -> Callable[..., Tensor]:
     def fn(v: Any, /, *ranges: Any, axis: Axis = None, keepdims: bool = False, where: Any = None) -> Tensor:
-        over = Over(v, ranges, axis, where, fn.__name__)
+        over = Over([v], ranges, axis, where, fn.__name__)
         dtype = result(over.node.dtype)
         wide = _wide(cast(over.node, dtype))
         return over.back(cast(over.reduce(op, wide), dtype), keepdims)
@@ -130,18 +139,55 @@ all = _named("all", "and", lambda d: dt.bool_, "Whether all values are nonzero; 
 _OPS: dict[str, Callable[..., Tensor]] = {"add": sum, "mul": prod, "max": max, "min": min, "or": any, "and": all}
 
 
-def reduce(v: Any, /, *ranges: Any, op: str = "add", axis: Axis = None, keepdims: bool = False,
-           where: Any = None) -> Tensor:  # fmt: skip
-    """Reduce with "add", "mul", "max", "min", "and" or "or".
+@overload
+def reduce(
+    v: Any, /, *ranges: Any, op: str = "add", axis: Axis = None, keepdims: bool = False, where: Any = None
+) -> Tensor: ...
+@overload
+def reduce(
+    v: Any, /, *ranges: Any, op: Monoid, axis: Axis = None, keepdims: bool = False, where: Any = None
+) -> Any: ...
+def reduce(
+    v: Any, /, *ranges: Any, op: str | Monoid = "add", axis: Axis = None, keepdims: bool = False, where: Any = None
+) -> Any:
+    """Reduce with "add", "mul", "max", "min", "and" or "or", or with a ``Monoid``.
+
+    With a monoid over tuples ``v`` is a tuple of as many values, which broadcast together, and so is the result. Over
+    several ranges the values come in row-major order, the last range fastest.
+
+    Errors: ``DtypeError`` for an op that is not there, or a tuple of another length than the monoid's.
 
     >>> import rangekit as rk
     >>> x, k = rk.asarray([3.0, 1.0, 2.0]), rk.Range(3)
     >>> rk.reduce(x[k], k, op="max").item()
     3.0
+    >>> most, at = rk.reduce((x[k], k), k, op=rk.monoids.argmax)
+    >>> most.item(), at.item()
+    (3.0, 0)
     """
+    if isinstance(op, Monoid):
+        return _by(op, v, ranges, axis, keepdims, where)
     if op not in _OPS:
-        raise DtypeError(f"there is no reduction {op!r}", help="one of " + ", ".join(map(repr, _OPS)))
+        known = ", ".join(map(repr, _OPS))
+        raise DtypeError(f"there is no reduction {op!r}", help=f"one of {known}, or a rk.Monoid")
     return _OPS[op](v, *ranges, axis=axis, keepdims=keepdims, where=where)
+
+
+def _by(op: Monoid, v: Any, ranges: tuple[Any, ...], axis: Axis, keepdims: bool, where: Any) -> Any:
+    if isinstance(v, tuple) is op.bare or (not op.bare and len(v) != op.arity):
+        given = f"a tuple of {len(v)} values is" if isinstance(v, tuple) else "one value is"
+        wanted = "single values" if op.bare else f"tuples of {op.arity}"
+        raise DtypeError(f"{given} reduced with a monoid over {wanted}", help="give it values of the identity's form")
+    values = [lift(x) for x in ((v,) if op.bare else v)]
+    how, inside, outside = op.over(values)
+    over = Over([Tensor(converted(x, d)) for x, d in zip(values, inside, strict=True)], ranges, axis, where, "reduce")
+    nodes: tuple[UOp, ...] = (over.reduce(how, *over.nodes),)
+    if not over.ranges:
+        nodes = tuple(over.nodes)
+    elif not op.bare:
+        nodes = tuple(UOp(Op.GET, d, nodes, k) for k, d in enumerate(inside))
+    results = tuple(over.back(cast(n, d), keepdims) for n, d in zip(nodes, outside, strict=True))
+    return results[0] if op.bare else results
 
 
 def _count(over: Over, dtype: DType) -> UOp:
@@ -153,7 +199,7 @@ def _count(over: Over, dtype: DType) -> UOp:
 
 def mean(v: Any, /, *ranges: Any, axis: Axis = None, keepdims: bool = False, where: Any = None) -> Tensor:
     """The mean in the value's float type (float32 of integers); of nothing NaN."""
-    over = Over(v, ranges, axis, where, "mean")
+    over = Over([v], ranges, axis, where, "mean")
     dtype = over.node.dtype if over.node.dtype.is_float else dt.float32
     wide = _wide(cast(over.node, dtype))
     total = over.reduce("add", wide)
@@ -163,7 +209,7 @@ def mean(v: Any, /, *ranges: Any, axis: Axis = None, keepdims: bool = False, whe
 def var(v: Any, /, *ranges: Any, axis: Axis = None, keepdims: bool = False, where: Any = None,
         correction: float = 0.0) -> Tensor:  # fmt: skip
     """The variance about the mean (two passes), divided by the count less ``correction``."""
-    over = Over(v, ranges, axis, where, "var")
+    over = Over([v], ranges, axis, where, "var")
     dtype = over.node.dtype if over.node.dtype.is_float else dt.float32
     wide = _wide(cast(over.node, dtype))
     count = _count(over, wide.dtype)
@@ -180,7 +226,7 @@ def std(v: Any, /, *ranges: Any, axis: Axis = None, keepdims: bool = False, wher
 
 
 def _arg(op: str, v: Any, ranges: tuple[Any, ...], axis: Axis, keepdims: bool, where: Any) -> Tensor:
-    over = Over(v, ranges, axis, where, op)
+    over = Over([v], ranges, axis, where, op)
     if math.prod(over.extents) == 0:
         raise ShapeError(f"{op} of an empty range: there is no index", help="an axis of size 1 or more")
     flat: UOp = idx(0)
