@@ -71,11 +71,11 @@ def _welford(a: State, b: State) -> State:
     count, gap = a[0] + b[0], b[1] - a[1]
     share = gap * b[0] / where(count == 0, 1, count)
     mean, squares = a[1] + share, a[2] + b[2] + share * gap * a[0]
-    first, second = a[0] == 0, b[0] == 0  # nothing is nothing beside an infinite mean, too
+    first, second = a[0] == 0, b[0] == 0  # nothing adds nothing, to an infinite mean either
     return (
         count,
-        where(first, b[1], where(second, a[1], mean)),
-        where(first, b[2], where(second, a[2], squares)),
+        where(second, a[1], where(first, b[1], mean)),
+        where(second, a[2], where(first, b[2], squares)),
     )
 
 

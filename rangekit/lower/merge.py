@@ -11,6 +11,7 @@ from collections.abc import Callable
 from rangekit.ir import dtype as dt
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import Formula, Reducer, Values
+from rangekit.ir.symbolic import simplify
 from rangekit.ir.uop import UOp, toposort
 from rangekit.lower.tidy import MAX_TREE
 
@@ -21,7 +22,7 @@ Name = Callable[[str, UOp], UOp]  # gives a value a name like the hint, and retu
 
 def merged(how: Reducer | Formula, a: Values, b: Values, name: Name) -> Values:
     """``combine(a, b)``, which may read ``a`` and ``b`` as often as it likes."""
-    roots = how.combine(a, b)
+    roots = _simple(how, a, b)
     leaves = {*a, *b}
     order = [n for n in toposort(*roots, into=lambda n: n not in leaves) if n not in leaves and n.op is not Op.CONST]
     uses: dict[UOp, int] = {}
@@ -44,8 +45,14 @@ def plain(how: Reducer | Formula, a: UOp, b: UOp) -> UOp | None:
     """``combine(a, b)`` of single values as one expression; None where it is too long for that."""
     if how.arity > 1:
         return None
-    (new,) = how.combine((a,), (b,))
+    (new,) = _simple(how, (a,), (b,))
     return new if _size(new, {a, b}, MAX_TREE) <= MAX_TREE else None
+
+
+def _simple(how: Reducer | Formula, a: Values, b: Values) -> Values:
+    """The combined state; where one of them is known, a formula is shorter."""
+    found = how.combine(a, b)
+    return tuple(map(simplify, found)) if isinstance(how, Formula) else found
 
 
 def _size(n: UOp, leaves: set[UOp], most: int) -> int:
