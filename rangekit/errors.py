@@ -57,7 +57,7 @@ class BoundsError(RangekitError, IndexError):
 
 
 class RaceError(RangekitError, ValueError):
-    """Two iterations that write one place."""
+    """Iterations whose order would show: two that write one place, or a combine that is no monoid."""
 
 
 class ScheduleError(RangekitError, ValueError):

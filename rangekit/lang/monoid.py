@@ -55,7 +55,10 @@ class Monoid:
         if not self._start:
             raise DtypeError("the identity of a monoid is a number or a tuple of numbers, not an empty tuple")
         self._known: dict[DTypes, Formula] = {}
-        own, *_ = self._first()
+        self._begin()
+
+    def _begin(self) -> None:
+        own = self._first()[0]
         self._known[own.dtypes] = self._usable(own)
 
     def __repr__(self) -> str:
@@ -64,7 +67,7 @@ class Monoid:
     @property
     def proof(self) -> str:
         """What is known of the laws, for the dtypes that the identity says: whether they were proved or tested."""
-        return self._told([(f, self._examined(f, True)) for f in self._first()])
+        return self._told([(f, examine(f)) for f in self._first()])
 
     @property
     def arity(self) -> int:
@@ -165,12 +168,10 @@ class Monoid:
         if grows and meant is not dtype and not meant.is_half:
             return meant
         got = meant if new.weak else stored_dtype(new)
-        what = "the state" if self._bare else f"value {k} of the state"
         raise DtypeError(
-            f"combine makes {got} of {dtype}, {what}",
-            help=f"convert what it gives: ….astype(rk.{dtype})" if not self._start[k].weak or meant is dtype else
-            f"convert what it gives, ….astype(rk.{dtype}), or reduce values of {got}",
-        )  # fmt: skip
+            f"combine gives {got} where {'the state' if self._bare else f'value {k} of the state'} is {dtype}",
+            help=f"convert what it gives with .astype(rk.{dtype}), or what is reduced to {got}",
+        )
 
     def _single(self, k: int, new: Tensor, dtype: DType) -> UOp:
         node = converted(new, dtype) if new.weak else stored(new)
@@ -195,12 +196,9 @@ class Monoid:
 
     # ---- laws --------------------------------------------------------------------------------------------------------
 
-    def _examined(self, f: Formula, sure: bool) -> Verdict:
-        return examine(f)
-
     def _usable(self, f: Formula) -> Formula:
         """The formula as it may be used; ``RaceError`` if it is no monoid."""
-        verdict = self._examined(f, False)
+        verdict = examine(f)
         if verdict.broken is not None:
             self._refuse(verdict.broken)
         special = verdict.special
@@ -225,7 +223,7 @@ class Monoid:
         call = f"combine({e}, {a})" if broken.law == "left identity" else f"combine({a}, {e})"
         raise RaceError(
             f"{e} is not the identity: {call} is {left}, not {right}",
-            help="the identity is the state of nothing: combine(identity, a) and combine(a, identity) are a",
+            help="it has to leave every state as it is: -rk.inf does so for rk.maximum, 1 for a product",
         )
 
     def _told(self, found: list[tuple[Formula, Verdict]]) -> str:
