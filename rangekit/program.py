@@ -102,8 +102,9 @@ class Program:
                 help="promise less, in_range(lo, hi) with wider ends, or mend the data",
                 at=access.at,
             )
+        elements = f"{access.size} element{'s' if access.size != 1 else ''}"
         raise BoundsError(
-            f"{access.access}: index {value} of axis {axis} of {access.array}, which has {access.size} elements",
+            f"{access.access}: index {value} of axis {axis} of {access.array}, which has {elements}",
             help=f"clip the index, rk.clip(i, 0, {access.size - 1}), or guard it with rk.where; "
             "only constant negative indices wrap",
             at=access.at,

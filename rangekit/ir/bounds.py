@@ -200,7 +200,7 @@ def _span(node: UOp, of: list[Span]) -> Span:
         return int(node.arg), int(node.arg)
     if op is Op.RANGE:
         return 0, node.extent - 1 if node.extent else 1  # of no value at all anything holds, but it is not known
-    if op is Op.GUARD:
+    if op is Op.GUARD and len(node.src) == 1:
         return 0, node.arg[2] - 1 if node.arg[2] else 1
     if op in (Op.REDUCE, Op.GET) and of:
         span = _reduced(node, of[0])

@@ -84,7 +84,7 @@ class _Evaluator:
         if op is Op.INDEX:
             return self.index(n)
         if op is Op.GUARD:
-            return self.memo[n.src[0]]
+            return self.memo[n.src[0]] if len(n.src) == 1 else self.guarded(n)
         if op is Op.WHERE and n.src[2].op is Op.INVALID:
             return np.where(self.aligned(n, n.src[0]), self.aligned(n, n.src[1]), np.iinfo(np.int64).min)
         if op in ELEMENTWISE:
@@ -122,6 +122,11 @@ class _Evaluator:
         if op is Op.FLIP:
             return np.flip(value, tuple(lead + a for a in n.arg))
         return np.zeros(())  # STORE, PRINT, KERNEL, SINK have no value
+
+    def guarded(self, n: UOp) -> Array:
+        """A value where its index is inside the axis that it was read along, 0 elsewhere."""
+        value, at = self.aligned(n, n.src[0]), self.aligned(n, n.src[1])
+        return np.where((at >= 0) & (at < n.arg[2]), value, np.zeros((), n.dtype.numpy))
 
     def index(self, n: UOp) -> Array:
         """Fancy indexing: the index arrays broadcast over n's ranges and the index tensors' axes."""

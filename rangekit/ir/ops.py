@@ -15,7 +15,7 @@ class Op(Enum):
     CONST = "const"  # arg: the value
     RANGE = "range"  # arg: RangeId; src: the size
     INVALID = "invalid"  # the index of no element: loads 0, stores nothing
-    GUARD = "guard"  # src: an index; arg: (access or None, axis, size); to be proved, or guarded at run time
+    GUARD = "guard"  # src: an index, or a value and one; arg: (access or None, axis, size); to be proved, or guarded
     VAR = "var"  # a name bound by a statement of a loop nest
 
     # memory

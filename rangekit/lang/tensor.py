@@ -250,14 +250,19 @@ class Tensor:
         return int(_concrete(self, "an index"))
 
     def __iter__(self) -> Iterator[Tensor]:
+        what = "a Range" if isinstance(self, Range) else "a Tensor"
         raise RangekitError(
-            "a Tensor is not iterated by Python: its elements are not known while it is traced",
-            help="open an axis with a Range: i = rk.Range(x.shape[0]); x[i]",
+            f"{what} is not iterated by Python: its elements are not known while it is traced",
+            help=f"write no loop: what is written with i = rk.Range({self.extent}) holds for every i"
+            if isinstance(self, Range)
+            else "open an axis with a Range: i = rk.Range(x.shape[0]); x[i]",
         )
 
     def __len__(self) -> int:
         if not self.shape:
-            raise ShapeError("len() of a Tensor without closed axes")
+            raise ShapeError(
+                "len() of a Tensor without closed axes", help="the size of a Range i is i.extent, of open ranges theirs"
+            )
         return self.shape[0]
 
 

@@ -22,8 +22,8 @@ from rangekit.ir.ops import Op
 from rangekit.ir.show import expression
 from rangekit.ir.spec import binding
 from rangekit.ir.symbolic import simplify
-from rangekit.ir.uop import UOp, alu, by_uid, idx, toposort
-from rangekit.lower.proof import Conditions, conjuncts, either, proof
+from rangekit.ir.uop import UOp, alu, by_uid, const, idx, toposort
+from rangekit.lower.proof import Conditions, conjuncts, either, is_mark, proof
 from rangekit.source import Position
 
 ENUMERATED = 1 << 20  # iterations an index is tried on one by one
@@ -51,7 +51,7 @@ class _Check:
 
     def run(self) -> UOp:
         self.open = {n for n in self.indices if self._axes_unproved(n, frozenset())}
-        self.uses = self._uses(self.open | {n for n in self.order if _is_marker(n)})
+        self.uses = self._uses(self.open | {n for n in self.order if is_mark(n)})
         self.memo: dict[UOp, UOp] = {}
         self._checked(self.kernel)
         for s in self.kernel.src:
@@ -71,8 +71,9 @@ class _Check:
                 new = self._access(n, new, self.uses.get(n) if n in self.open else [])
             elif n.op is Op.IN_RANGE:
                 new = new.replace(arg=(self._note(n, _source_name(n), 0, 0, "assumed", "contract"), 0))
-            elif _is_marker(n):
-                new = self._marker(n, new.src[0], self.uses.get(n) or [frozenset()])
+            elif is_mark(n):
+                at = self._marker(n, new.src[-1], self.uses.get(n) or [frozenset()])
+                new = at if len(n.src) == 1 else _inside(new.src[0], at)
             if new is not n:
                 self.carry(n, new)
             memo[n] = new
@@ -156,7 +157,7 @@ class _Check:
     def _marker(self, n: UOp, i: UOp, ways: list[Conditions]) -> UOp:
         """``i``, the index of an axis that has no storage of its own, once it is known or made to be inside it."""
         _, axis, size = n.arg
-        old, gate, name = n.src[0], either(ways), self._text(n).partition("[")[0]
+        old, gate, name = n.src[-1], either(ways), self._text(n).partition("[")[0]
         if not _depends_on_data(old, gate) and math.prod(r.extent for r in _involved(old, gate)) <= ENUMERATED:
             self._enumerate(n, axis, old, size, gate)
         elif any(proof(old, size, held) is None for held in ways):
@@ -251,8 +252,11 @@ class _Check:
         )
 
 
-def _is_marker(n: UOp) -> bool:
-    return n.op is Op.GUARD and n.arg[0] is None
+def _inside(value: UOp, at: UOp) -> UOp:
+    """A value whose index was checked: 0 where that leaves the axis."""
+    if at.op is not Op.IN_RANGE:
+        return value
+    return alu(Op.WHERE, alu(Op.EQ, at, at.src[0]), value, const(0, value.dtype))
 
 
 def _without_doubles(kernel: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
@@ -262,10 +266,8 @@ def _without_doubles(kernel: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
         src = tuple(memo[s] for s in n.src)
         if n.op is Op.INDEX:
             sizes = (None, *n.src[0].shape)
-            marks = [s for s in src if _is_marker(s)]
-            src = tuple(
-                s.src[0] if _is_marker(s) and s.arg[2] == size else s for s, size in zip(src, sizes, strict=True)
-            )
+            marks = [s for s in src if is_mark(s)]
+            src = tuple(s.src[0] if is_mark(s) and s.arg[2] == size else s for s, size in zip(src, sizes, strict=True))
         memo[n] = n if src == n.src else n.replace(src=src)
         if memo[n] is not n:
             carry(n, memo[n])

@@ -1,140 +1,131 @@
 """Keep, shrink or remove each BUFFERIZE, by what it moves and what would be computed again without it.
 
-Removed where no reduction would run more often than now and what is repeated costs less than the traffic. Shrunk to
-the axes that are not loops around all of its uses, in local memory, where that is what repeats. Kept otherwise.
-``memory=`` orders are kept as they are. Consumers are decided first, so that all uses of a buffer are known.
+Removed where no reduction would run more often than now and what is repeated costs less than the traffic. Shrunk where
+that is cheaper than memory, into local memory inside the one nest that uses it: to the axes that are not loops around
+all of its uses, or, if it is small, to a table that the nest begins with. Kept otherwise. ``memory=`` orders are kept
+as they are. Consumers are decided first, so that all uses of a buffer are known.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
-from rangekit.ir.binding import substitute
 from rangekit.ir.ops import EXPENSIVE, LOOPS, Op
-from rangekit.ir.spec import binding
 from rangekit.ir.target import Target
-from rangekit.ir.uop import Storage, UOp, toposort
-from rangekit.lower.canon import canon, carry_tree
-from rangekit.lower.place import Path, contexts, is_buffer, prefix, runs
+from rangekit.ir.uop import UOp, toposort
+from rangekit.lower.boundaries import (
+    Carry,
+    aligned,
+    inlined,
+    is_root,
+    loops_of,
+    named,
+    narrowed,
+    outlined,
+    same_nest,
+    shrunk,
+    spare_axes,
+)
+from rangekit.lower.canon import canon
+from rangekit.lower.place import Path, contexts, in_step, is_buffer, prefix, runs
+from rangekit.source import Position
 
-Carry = Callable[[UOp, UOp], None]
-Nests = dict[UOp, frozenset[UOp]]  # what each root has inside, found once
+Rewrite = Callable[[UOp], UOp]
+
+LAUNCH = 4096  # operations that take about as long as the start of a kernel
+ROW = 4  # times as many operations may fill a row for each iteration around it as keeping all rows in memory takes
 
 
-def fuse(sink: UOp, target: Target, carry: Carry, reasons: list[str]) -> UOp:
-    """The program with only the buffers that pay; ``reasons`` gets a line for each that was decided on."""
-    decided: set[UOp] = set()
-    nests: Nests = {}
+def fuse(sink: UOp, target: Target, carry: Carry, positions: Mapping[UOp, Position], reasons: list[str]) -> UOp:
+    """The program with only the buffers that pay; ``reasons`` gets a line for each that was weighed, the kept first."""
+    kept: dict[UOp, str] = {}  # every form that a kept buffer takes, and why
+    nests: dict[UOp, frozenset[UOp]] = {}
+    checked: set[UOp] = set()
+    shrunk_: list[str] = []
+    gone: list[str] = []
 
     def follow(old: UOp, new: UOp) -> None:
         carry(old, new)
-        if old in decided:  # a buffer that was kept stays kept when what it reads is rebuilt
-            decided.add(new)
+        if old in kept:  # a buffer that was kept stays kept when what it reads is rebuilt
+            kept[new] = kept[old]
 
+    order = toposort(sink)
+    asked = [f"{_what(n, order, positions)}: in {n.arg.memory} memory, {_size(n, range(n.ndim))}: memory= asks for it"
+             for n in order if n.op is Op.BUFFERIZE and n.arg.memory is not None]  # fmt: skip
+    sink = aligned(sink, follow)
+    complete = False
     while True:
         order = toposort(sink)
-        found = next((n for n in reversed(order) if _removable(n) and n not in decided and n not in sink.src), None)
-        if found is None:
-            return sink
-        new, why = _decide(found, order, target, follow, nests)
-        reasons.append(f"{_name(found)}: {why}")
-        if new is None:
-            decided.add(found)
+        found = [n for n in order if _removable(n) and n not in kept and n not in sink.src]
+        if not found:
+            again = outlined(sink, target, LAUNCH, follow) if not complete else sink
+            complete = True
+            if again is sink:
+                break
+            sink = canon(again, follow)
             continue
-        sink = canon(new(sink), follow)
+        rewrite = next((r for b in found if b not in checked and (r := _plain(b, order, follow)) is not None), None)
+        checked.update(found)
+        if rewrite is None:
+            b = found[-1]
+            rewrite, verdict = _Choice(b, order, target, nests).best(follow)
+            if rewrite is None:
+                kept[b] = f"{_what(b, order, positions)}: {verdict}"
+                continue
+            (gone if verdict.startswith("removed") else shrunk_).append(f"{_what(b, order, positions)}: {verdict}")
+        sink = canon(rewrite(sink), follow)
+    sink = named(sink, follow)
+    stay = [f"{n.arg.name} = {kept[n]}" for n in toposort(sink) if n in kept]
+    reasons += stay + asked + shrunk_ + gone
+    return sink
 
 
 def _removable(n: UOp) -> bool:
     return n.op is Op.BUFFERIZE and n.arg.memory is None
 
 
-def _name(n: UOp) -> str:
-    sizes = " x ".join(str(s) for s in n.shape) or "1"
-    return f"{n.arg.name or n.src[0].op.value} ({sizes} {n.dtype})"
+def _what(b: UOp, order: list[UOp], positions: Mapping[UOp, Position]) -> str:
+    """A buffer as people know it: what it holds, and where that was written, or else where it is used."""
+    body = b.src[0].src[0] if b.src[0].op is Op.GET else b.src[0]
+    op = {"add": "sum", "mul": "product"}.get(body.arg, body.arg) if body.op is Op.REDUCE else body.op.value
+    reads = [n for n in order if n.op is Op.INDEX and n.src[0] is b]
+    users = [n for n in order if any(r in n.src for r in reads)]
+    at = next((positions[n] for n in (b, b.src[0], *users) if n in positions), None)
+    if at is None or at.text is None or at.span is None:
+        return str(op)
+    return f"{op} in `{at.text[at.span[0] : at.span[1]]}` (line {at.lineno})"
 
 
-def _decide(
-    b: UOp, order: list[UOp], target: Target, carry: Carry, nests: Nests
-) -> tuple[Callable[[UOp], UOp] | None, str]:
-    uses = [n for n in order if n.op is Op.INDEX and n.src[0] is b]
-    if any(b in n.src and n.op is not Op.INDEX for n in order):
-        return None, "kept: it is written in place"
-    at: list[tuple[UOp, Path]] = []
-    heavy = _heavy(b)
-    users = [root for root in order if _is_root(root) and not _inside(root, nests).isdisjoint(uses)]
-    for root in users:
-        if any(u.op is Op.INDEX for u in uses):
-            paths = contexts(root, target, costly=frozenset(uses) if heavy else ())
-            at.extend((u, p) for u in uses for p in paths.get(u, ()))
-    elements = math.prod(b.shape)
-    along = _scanned(b)
-    again = _evaluations(b, heavy, at)
-    once = sum(math.prod(r.extent for r in n.ranges) for n in heavy)
-    if along and all(_in_step(b, n, uses, users) for n in along):
-        return (lambda sink: _inline(sink, b, carry)), "removed: the loop that uses it runs the scan"
-    if along:
-        again = once + 1  # another order than its own would run it again
-    if again <= once:
-        total = len({(u.src[1:], p) for u, p in at})
-        each = sum(runs(p) for _, p in {(u.src[1:], p) for u, p in at})
-        work = sum(_cost(n) for n in _light(b))
-        traffic = target.byte_cost * b.dtype.itemsize
-        if (
-            work * each <= work * elements + traffic * (elements + each)
-            or elements * b.dtype.itemsize > target.memory_bytes
-        ):
-            return (lambda sink: _inline(sink, b, carry)), f"removed: {total} uses cost less than the memory traffic"
-        return None, f"kept: {each} evaluations of {work} operations would replace {elements}"
-    common = tuple(a for a in _common_axes(b, uses, users, nests) if b.src[1 + a] not in {n.src[1] for n in along})
-    rest = elements // max(1, math.prod(b.shape[a] for a in common))
-    if common and rest * b.dtype.itemsize <= target.scratch_bytes:
-        return (
-            lambda sink: _shrink(sink, b, common, uses, carry)
-        ), f"shrunk: {rest} elements in local memory inside the loops around it"
-    return None, f"kept: its reductions would run {again} times instead of {once}"
+def _plain(b: UOp, order: list[UOp], carry: Carry) -> Rewrite | None:
+    """What needs no weighing: an element that takes no longer to compute than to load, an axis that says nothing."""
+    if _written(b, order):
+        return None
+    light = _light(b)
+    if sum(map(_cost, light)) <= b.dtype.itemsize and not any(n.op in LOOPS for n in _body(b)):
+        return lambda sink: inlined(sink, b, carry)
+    axes = spare_axes(b, order) if not _scanned(b) else ()
+    return (lambda sink: narrowed(sink, b, axes, carry)) if axes else None
+
+
+def _written(b: UOp, order: list[UOp]) -> bool:
+    return any(b in n.src and n.op is not Op.INDEX for n in order)
+
+
+def _body(b: UOp) -> list[UOp]:
+    return toposort(b.src[0], into=lambda n: n.op is not Op.BUFFERIZE and n.op not in LOOPS)
 
 
 def _scanned(b: UOp) -> list[UOp]:
     """The reads of scans in the body: each has the value of one iteration, known once those before it are done."""
-    return [n for n in toposort(b.src[0], into=lambda n: n.op is not Op.BUFFERIZE and n.op not in LOOPS)
-            if n.op is Op.INDEX and n.src[0].op is Op.SCAN]  # fmt: skip
-
-
-def _in_step(b: UOp, scanned: UOp, uses: list[UOp], users: list[UOp]) -> bool:
-    """Whether all uses stand in one nest's loop over the scanned axis: then that loop runs the scan too."""
-    if len(users) != 1 or not is_buffer(users[0]) or scanned.src[1] not in b.src[1:]:
-        return False
-    axis = b.src[1:].index(scanned.src[1])
-    loops = users[0].src[1:]
-    scan = scanned.src[0]
-    around = frozenset().union(*(s.ranges for s in scan.src[:-2])) - {scan.src[-1]}
-    outside = toposort(users[0].src[0], into=lambda n: n is not b and not is_buffer(n))
-    rebound = {r for n in outside if n.op in LOOPS for r in n.src}
-    for u in uses:
-        r = u.src[1 + axis]
-        if r is not uses[0].src[1 + axis] or r not in loops or r in rebound or r.extent != b.shape[axis]:
-            return False
-        mine = around - set(b.src[1:])
-        mine = mine.union(*(i.ranges for a, i in zip(b.src[1:], u.src[1:], strict=True) if a in around))
-        inner = [a in mine for a in loops[loops.index(r) + 1 :]]
-        if inner != sorted(inner, reverse=True) or r in mine:
-            return False
-    return True
-
-
-def _heavy(b: UOp) -> list[UOp]:
-    """The reductions of the body that depend on where in the buffer they are."""
-    bound = set(b.src[1:])
-    return [n for n in toposort(b.src[0], into=lambda n: n.op is not Op.BUFFERIZE and n.op not in LOOPS)
-            if n.op in LOOPS and n.ranges & bound]  # fmt: skip
+    return [n for n in _body(b) if n.op is Op.INDEX and n.src[0].op is Op.SCAN]
 
 
 def _light(b: UOp) -> list[UOp]:
+    """What is computed for each element, its reductions as one node each."""
     bound = set(b.src[1:])
-    return [
-        n for n in toposort(b.src[0], into=lambda n: n.op is not Op.BUFFERIZE and n.op not in LOOPS) if n.ranges & bound
-    ]
+    return [n for n in _body(b) if n.ranges & bound]
 
 
 def _cost(n: UOp) -> int:
@@ -145,82 +136,156 @@ def _cost(n: UOp) -> int:
     return 16 if n.op in EXPENSIVE else 1
 
 
-def _evaluations(b: UOp, heavy: list[UOp], at: list[tuple[UOp, Path]]) -> int:
-    """How often the heavy reductions would run if the buffer were computed at its uses; equal ones run once."""
-    total = 0
-    for n in heavy:
+@dataclass(frozen=True)
+class _Use:
+    """One place where elements of the buffer are read: in which nest, at which index, inside which loops."""
+
+    nest: int
+    index: tuple[UOp, ...]
+    path: Path
+
+
+class _Choice:
+    """One buffer, all that uses it, and what each way to deal with it costs, in operations."""
+
+    def __init__(self, b: UOp, order: list[UOp], target: Target, nests: dict[UOp, frozenset[UOp]]) -> None:
+        self.b, self.order, self.target, self.nests = b, order, target, nests
+        self.reads = [n for n in order if n.op is Op.INDEX and n.src[0] is b]
+        self.light = _light(b)
+        self.heavy = [n for n in self.light if n.op in LOOPS]  # those that depend on where in the buffer they are
+        self.along = _scanned(b)
+        self.users = [root for root in order if is_root(root) and not self._inside(root).isdisjoint(self.reads)]
+        self.one = same_nest(self.users)
+        steps = sum(math.prod(r.extent for r in loops_of(n)) for n in self.heavy)
+        costly = dict.fromkeys(self.reads, steps) if any(n.op in EXPENSIVE for n in self.light) else {}
+        found: dict[_Use, None] = {}
+        for number, root in enumerate(self.users):
+            paths = contexts(root, target, costly)
+            for read in self.reads:
+                for path in sorted(paths.get(read, ()), key=repr):
+                    found[_Use(0 if self.one else number, read.src[1:], path)] = None
+        self.uses = list(found)
+        self.each = sum(runs(u.path) for u in self.uses)
+
+    def best(self, carry: Carry) -> tuple[Rewrite | None, str]:
+        """The rewrite that pays most, None to keep the buffer; and why."""
+        b, target = self.b, self.target
+        size = math.prod(b.shape) * b.dtype.itemsize
+        whole = f"kept in memory, {_size(b, range(b.ndim))}"
+        if _written(b, self.order):
+            return None, f"{whole}: it is written in place"
+        once = sum(math.prod(r.extent for r in n.ranges) for n in self.heavy)
+        again = sum(map(self._times, self.heavy))
+        moved = math.prod(b.shape) * math.prod(r.extent for r in b.ranges) + self.each
+        if self.along and all(in_step(b, n, self.reads, self.users) for n in self.along):
+            return (lambda sink: inlined(sink, b, carry)), "removed: the loop that uses it runs the scan"
+        if self.along:
+            again = once + 1  # another order than its own would run it again
+        cost, elements = self._filled(())
+        kept = cost + target.byte_cost * b.dtype.itemsize * moved
+        repeated = sum(_cost(n) * self._times(n) for n in self.light)
+        if again <= once and (repeated <= kept or size > target.memory_bytes):
+            places = f"in {len(self.uses)} places" if len(self.uses) != 1 else "where it is used"
+            why = f"{repeated} operations, against {kept} to keep it"
+            why = "its reductions run no more often there" if self.heavy else why
+            return (lambda sink: inlined(sink, b, carry)), f"removed, computed {places}: {why}"
+        for axes, limit in self._insides():
+            cost, fills = self._filled(axes)
+            if fills > elements if self.heavy else cost + fills + self.each > limit * (kept + LAUNCH):
+                continue
+            rest = [a for a in range(b.ndim) if a not in axes]
+            where = f"inside {len(axes)} loops around its uses" if axes else "before the loops that use it"
+            why = f"in local memory, {_size(b, rest)}, {where}: {self._why(again, once, repeated, kept)}"
+            return (lambda sink, axes=axes: shrunk(sink, b, axes, self.reads, carry)), why
+        return None, f"{whole}: {self._why(again, once, repeated, kept)}{self._outside()}"
+
+    def _why(self, again: int, once: int, repeated: int, kept: int) -> str:
+        """Why it is not computed where it is used."""
+        if again > once:
+            return f"its reductions would run {again} times instead of {once}"
+        return f"{repeated} operations to compute it in {len(self.uses)} places, against {kept} to keep it"
+
+    def _outside(self) -> str:
+        """Why it is not kept inside a nest."""
+        if not self.one:
+            return f"; {len(self.users)} nests read it"
+        return (
+            "; the nest that reads it would fill it again and again" if self._common_axes() else "; all of it is read"
+        )
+
+    def _times(self, n: UOp) -> int:
+        """How often a node of the body would run if the buffer were computed at its uses; equal ones run once."""
+        bound = self.b.src[1:]
         instances = set()
-        for use, path in at:
-            mine = tuple((r, i) for r, i in zip(b.src[1:], use.src[1:], strict=True) if r in n.ranges)
-            free = (n.ranges - set(b.src[1:])).union(*(i.ranges for _, i in mine))
-            instances.add((mine, prefix(path, free)))
-        total += sum(runs(p) for _, p in instances)
-    return total
+        for use in self.uses:
+            mine = tuple((r, i) for r, i in zip(bound, use.index, strict=True) if r in n.ranges)
+            free = (n.ranges - set(bound)).union(*(i.ranges for _, i in mine))
+            instances.add((use.nest, mine, prefix(use.path, free)))
+        return sum(runs(path) for _, _, path in instances)
+
+    def _filled(self, axes: tuple[int, ...]) -> tuple[int, int]:
+        """Operations that fill the buffer, shrunk by these axes, and how many elements that computes."""
+        b = self.b
+        loops = {b.src[1 + a]: self.reads[0].src[1 + a].ranges for a in axes}
+        around = b.ranges.union(*loops.values())
+        rest = tuple((r, 0) for r in b.src[1:] if r not in loops)
+        cost = fills = 0
+        for home in {prefix(use.path, around) for use in self.uses} if around else [()]:
+            path = (*home, *rest)
+            fills += runs(path)
+            for n in self.light:
+                used = n.ranges.union(*(mine for r, mine in loops.items() if r in n.ranges))
+                cost += _cost(n) * runs(prefix(path, used))
+        return cost, fills
+
+    def _insides(self) -> list[tuple[tuple[int, ...], int]]:
+        """The sets of axes to shrink the buffer by, best first, and how much dearer than memory each may be: those that
+        are loops around all uses leave a row, which stays in the nearest cache; none leaves a table.
+        """
+        if not self.one:
+            return []
+        out = []
+        axes = self._common_axes()
+        if axes and self._bytes(axes) <= self.target.scratch_bytes:
+            out.append((axes, ROW))
+        plain = all(level == 0 for use in self.uses for _, level in use.path)
+        # Blocks for the caches want what one reduction reads in memory, unless starting a kernel takes longer.
+        blocked = sum(n.op is Op.REDUCE for root in self.users for n in self._inside(root)) == 1 and self.each > LAUNCH
+        if (
+            not self.b.ranges
+            and not self.along
+            and self._bytes(()) <= self.target.lane_bytes
+            and (plain or not blocked)
+        ):
+            out.append(((), 1))
+        return out
+
+    def _bytes(self, axes: tuple[int, ...]) -> int:
+        """The size of the buffer shrunk by these axes."""
+        return math.prod(s for a, s in enumerate(self.b.shape) if a not in axes) * self.b.dtype.itemsize
+
+    def _common_axes(self) -> tuple[int, ...]:
+        """Axes at which every use reads its own loop's element, that loop being one of the nest's own."""
+        loops = set(loops_of(self.users[0]))
+        first = self.reads[0].src[1:]
+        axes = [
+            a
+            for a, size in enumerate(self.b.shape)
+            if all(u.src[1 + a] is first[a] for u in self.reads) and first[a] in loops and first[a].extent == size
+            and not any(n.src[1] is self.b.src[1 + a] for n in self.along)
+        ]  # fmt: skip
+        # A loop that some reduction binds again around a use is another loop of that name: then it is not common.
+        rebound = {r for root in self.users for n in self._inside(root) if n.op in LOOPS for r in n.src}
+        return tuple(a for a in axes if first[a] not in rebound)
+
+    def _inside(self, root: UOp) -> frozenset[UOp]:
+        """The nodes of one nest, without those of the nests that fill the buffers it reads."""
+        if root not in self.nests:
+            self.nests[root] = frozenset(toposort(root, into=lambda n: n is root or not is_buffer(n)))
+        return self.nests[root]
 
 
-def _inline(sink: UOp, b: UOp, carry: Carry) -> UOp:
-    """Every use replaced by the body at its index."""
-    memo: dict[UOp, UOp] = {}
-    for n in toposort(sink):
-        src = tuple(memo[s] for s in n.src)
-        if n.op is Op.INDEX and n.src[0] is b:
-            new = substitute(b.src[0], dict(zip(b.src[1:], src[1:], strict=True)))
-            carry_tree(b.src[0], new, carry)
-        else:
-            new = n if src == n.src else n.replace(src=src)
-            if new is not n:
-                carry(n, new)
-        memo[n] = new
-    return memo[sink]
-
-
-def _common_axes(b: UOp, uses: list[UOp], users: list[UOp], nests: Nests) -> tuple[int, ...]:
-    """Axes at which every use reads its own loop's element, that loop being one of the single nest that uses it."""
-    if len(users) != 1:
-        return ()
-    bound = binding(users[0])
-    assert bound is not None
-    loops = set(users[0].src[bound[1] :])
-    first = uses[0].src[1:]
-    axes = [
-        a
-        for a in range(b.ndim)
-        if all(u.src[1 + a] is first[a] for u in uses) and first[a] in loops and first[a].extent == b.shape[a]
-    ]
-    # A loop that some reduction binds again around a use is another loop of that name: then it is not common.
-    rebound = {r for n in _inside(users[0], nests) if n.op in LOOPS for r in n.src if r in loops}
-    return tuple(a for a in axes if first[a] not in rebound)
-
-
-def _is_root(n: UOp) -> bool:
-    """What becomes a nest of its own: a buffer over closed ranges, a write in place, a print."""
-    return is_buffer(n) or (n.op in (Op.ASSIGN, Op.PRINT) and not n.ranges)
-
-
-def _inside(root: UOp, nests: Nests) -> frozenset[UOp]:
-    """The nodes of one nest, without those of the nests that fill the buffers it reads."""
-    if root not in nests:
-        found = toposort(root, into=lambda n: n is root or not is_buffer(n))
-        nests[root] = frozenset(found)
-    return nests[root]
-
-
-def _shrink(sink: UOp, b: UOp, axes: tuple[int, ...], uses: list[UOp], carry: Carry) -> UOp:
-    """The buffer over its other axes only, in local memory, inside the loops of ``axes``."""
-    mapping = {b.src[1 + a]: uses[0].src[1 + a] for a in axes}
-    rest = [a for a in range(b.ndim) if a not in axes]
-    inside = b.src[0]
-    if rest:  # first without the axes, then in terms of the loops: a loop must not be captured by an axis that stays
-        inside = UOp(Op.BUFFERIZE, b.dtype, (inside, *(b.src[1 + a] for a in rest)), Storage("local", b.arg.name))
-    kept = substitute(inside, mapping)
-    carry_tree(inside, kept, carry)
-    memo: dict[UOp, UOp] = {}
-    for n in toposort(sink):
-        src = tuple(memo[s] for s in n.src)
-        if n in uses:
-            new = UOp(Op.INDEX, n.dtype, (kept, *(src[1 + a] for a in rest))) if rest else kept
-            carry(n, new)
-        else:
-            new = n if src == n.src else n.replace(src=src)
-        memo[n] = new
-    return memo[sink]
+def _size(b: UOp, axes: Iterable[int]) -> str:
+    shape = [b.shape[a] for a in axes]
+    sizes = " x ".join(map(str, shape)) or "1"
+    return f"{sizes} {b.dtype} ({math.prod(shape) * b.dtype.itemsize} bytes)"

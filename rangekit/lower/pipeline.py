@@ -137,10 +137,10 @@ def _schedule(sink: UOp, options: Options, record: Record) -> UOp:
 PASSES = (
     Pass("rangeify", lambda g, o, r: rangeify(g, r.carry)),  # no movement op, no closed axis but of storage
     Pass("canon", lambda g, o, r: canon(g, r.carry)),  # equal reductions are equal nodes
-    Pass("fuse", lambda g, o, r: fuse(g, o.target, r.carry, r.reasons)),  # only buffers that pay
+    Pass("fuse", lambda g, o, r: fuse(g, o.target, r.carry, r.positions, r.reasons)),  # only buffers that pay
     Pass("widen", _widen),  # halves are computed in float32
     Pass("derive", _derive),  # dependent reductions are one fold where that is safe and pays
-    Pass("split", lambda g, o, r: split(g, r.carry, r.outputs)),  # SINK of KERNELs of STOREs
+    Pass("split", lambda g, o, r: split(g, o.target, r.carry, r.outputs, r.reasons)),  # SINK of KERNELs of STOREs
     Pass("simplify", _simplify),  # indices in normal form
     Pass("legalize", _legalize),  # indices fit the machine
     Pass("check", _check),  # every access proved, gated or guarded

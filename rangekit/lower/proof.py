@@ -65,6 +65,18 @@ def proof(i: UOp, size: int, held: Conditions) -> str | None:
     return ("contract" if contract else "symbolic") if ok_low and ok_high else None
 
 
+def is_mark(n: UOp) -> bool:
+    """An index of something that may get no storage, still to be held against the axis it was written for."""
+    return n.op is Op.GUARD and n.arg[0] is None
+
+
+def checked(element: UOp, mark: UOp) -> UOp:
+    """An element that the marked index may have left no trace in, as that of a constant: then the mark is put on it."""
+    if not is_mark(mark) or mark in toposort(element):
+        return element
+    return UOp(Op.GUARD, element.dtype, (element, mark.src[0]), mark.arg)
+
+
 def _minus(a: UOp, b: UOp) -> UOp:
     return alu(Op.ADD, a, alu(Op.MUL, b, idx(-1)))
 

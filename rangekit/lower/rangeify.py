@@ -17,6 +17,7 @@ from rangekit.ir.ops import MOVEMENT, Op
 from rangekit.ir.spec import arity, binding
 from rangekit.ir.symbolic import simplify
 from rangekit.ir.uop import Storage, UOp, alu, const, idx, new_range, toposort
+from rangekit.lower.proof import checked, is_mark
 
 Index = tuple[UOp, ...]
 Task = tuple[str, UOp, Index]
@@ -143,6 +144,9 @@ class _Rangeify:
             over = self._over(n.src[2])
             base = yield ("storage", n.src[0], ())
             place, value = (yield ("value", n.src[1], over)), (yield ("value", n.src[2], over))
+            while place.op is Op.GUARD:  # of an axis of size 1, say: its index is no part of the place
+                place, value = place.src[0], place.replace(src=(value, place.src[1]), dtype=value.dtype)
+                self.carry(n.src[1], value)
             return n.replace(src=(base, place, value, *n.src[3:], *over))
         if n.op is Op.STATE:
             return n
@@ -176,6 +180,11 @@ class _Rangeify:
         if n.op is Op.INDEX or n.op in MOVEMENT:
             source, at_index = self._sources(n, index)[-1]
             element = yield ("value", source, at_index)
+            for i in at_index if n.op is Op.INDEX else ():
+                if is_mark(i):
+                    mark = yield ("value", i, ())
+                    element = checked(element, mark)
+                    self.carry(n, element)
             if n.op is not Op.PAD:
                 return element
             inside = yield ("value", _inside(n, index), ())

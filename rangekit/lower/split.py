@@ -7,21 +7,30 @@ itself replace, the old contents are copied first, so reads are never torn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.binding import substitute
 from rangekit.ir.ops import LOOPS, Op
+from rangekit.ir.target import Target
 from rangekit.ir.uop import Storage, UOp, new_buffer, new_range, toposort
-from rangekit.lower.place import is_buffer
+from rangekit.lower.place import is_buffer, loop_order
 
 Carry = Callable[[UOp, UOp], None]
 
 
-def split(sink: UOp, carry: Carry, outputs: list[UOp]) -> UOp:
-    """SINK of KERNELs in launch order. ``outputs`` receives the storage of each result of the old sink."""
+def split(sink: UOp, target: Target, carry: Carry, outputs: list[UOp], reasons: list[str]) -> UOp:
+    """SINK of KERNELs in launch order. ``outputs`` receives the storage of each result of the old sink, ``reasons`` a
+    line for each copy.
+    """
     while (torn := _torn(sink)) is not None:
         sink = _copy_first(sink, *torn, carry)
+        base, size = torn[0], math.prod(torn[0].shape) * torn[0].dtype.itemsize
+        reasons.insert(
+            0,
+            f"a copy of {getattr(base.arg, 'name', None) or 'a buffer'}, {size} bytes: it is read after it is written",
+        )
     order = toposort(sink)
     place: dict[UOp, UOp] = {}  # storage node -> PARAM or BUFFER
     memo: dict[UOp, UOp] = {}
@@ -51,7 +60,7 @@ def split(sink: UOp, carry: Carry, outputs: list[UOp]) -> UOp:
             carry(n, new)
         memo[n] = new
     outputs.extend(place[s] for s in sink.src if s.op is not Op.PRINT)
-    kernels = _merged(_scheduled(stores))
+    kernels = [_ordered(group, target, carry) for group in _merged(_scheduled(stores), target)]
     return UOp(Op.SINK, dt.void, tuple(
         UOp(Op.KERNEL, dt.void, tuple(group), f"k{n}") for n, group in enumerate(kernels)))  # fmt: skip
 
@@ -172,20 +181,47 @@ def _scheduled(stores: list[tuple[UOp, UOp]]) -> list[UOp]:
     return out
 
 
-def _merged(stores: list[UOp]) -> list[list[UOp]]:
-    """Neighbours with loops of equal extents and something in common, neither reading the other, share a kernel."""
+def _merged(stores: list[UOp], target: Target) -> list[list[UOp]]:
+    """Stores with loops of equal extents and something in common, neither reading the other, share a kernel."""
     groups: list[list[UOp]] = []
     for s in stores:
-        last = groups[-1] if groups else None
-        if last is not None and _mergeable(last, s):
-            lead = last[0]
-            mapping = dict(zip(_loops(s), _loops(lead), strict=True))
-            if any(a is not b for a, b in mapping.items()):
-                s = s.replace(src=(*(substitute(v, mapping) for v in s.src[:2]), *_loops(lead)))
-            last.append(s)
-        else:
+        group = _group_for(s, groups, target)
+        if group is None:
             groups.append([s])
+            continue
+        mapping = dict(zip(_loops(s), _loops(group[0]), strict=True))
+        if any(a is not b for a, b in mapping.items()):
+            s = s.replace(src=(*(substitute(v, mapping) for v in s.src[:2]), *_loops(group[0])))
+        group.append(s)
     return groups
+
+
+def _group_for(s: UOp, groups: list[list[UOp]], target: Target) -> list[UOp] | None:
+    """The last kernel that a store may join: nothing between the two, and nothing in it, minds that it moves there."""
+    for group in reversed(groups):
+        if _mergeable(group, s):
+            mine, theirs = loop_order([s], target), loop_order(group, target)
+            alike = [_loops(s).index(r) for r in mine] == [_loops(group[0]).index(r) for r in theirs]
+            return group if alike else None
+        if s.op is not Op.STORE or any(g.op is not Op.STORE or _conflict(g, s) for g in group):
+            return None
+    return None
+
+
+def _conflict(a: UOp, b: UOp) -> bool:
+    """Whether two stores have to stay in their order: one writes what the other reads or writes."""
+    return bool(_written(a) & (_touched(b) | _written(b)) or _written(b) & _touched(a))
+
+
+def _ordered(group: list[UOp], target: Target, carry: Carry) -> list[UOp]:
+    """The stores of a kernel with their loops in the order that runs its reductions least."""
+    order = loop_order(group, target)
+    if order == _loops(group[0]):
+        return group
+    moved = [s.replace(src=(*s.src[:2], *order)) for s in group]
+    for old, new in zip(group, moved, strict=True):
+        carry(old, new)
+    return moved
 
 
 def _loops(s: UOp) -> tuple[UOp, ...]:
@@ -193,16 +229,19 @@ def _loops(s: UOp) -> tuple[UOp, ...]:
 
 
 def _mergeable(group: list[UOp], s: UOp) -> bool:
-    if s.op is not Op.STORE or any(g.op is not Op.STORE for g in group):
+    if s.op is not Op.STORE or any(g.op is not Op.STORE or _conflict(g, s) for g in group):
         return False
     if tuple(r.extent for r in _loops(s)) != tuple(r.extent for r in _loops(group[0])):
         return False
-    written = {g.src[0].src[0] for g in group}
-    if s.src[0].src[0] in written:
-        return False
-    mine, theirs = _touched(s), set().union(*(_touched(g) for g in group))
-    return bool(mine & theirs) and not (mine & written) and s.src[0].src[0] not in theirs
+    mine, theirs = _touched(s), frozenset().union(*(_touched(g) for g in group))
+    return bool(mine & theirs) or not (mine or theirs)  # tables of functions of the index have that in common
 
 
-def _touched(s: UOp) -> set[UOp]:
-    return {n for n in toposort(s.src[1]) if n.op in (Op.PARAM, Op.BUFFER) or n.op in LOOPS}
+def _written(s: UOp) -> frozenset[UOp]:
+    return frozenset((s.src[0].src[0],))
+
+
+def _touched(s: UOp) -> frozenset[UOp]:
+    """What a store's value and place are computed from: arrays, and loops that need none."""
+    inside = toposort(s.src[1], *s.src[0].src[1:])
+    return frozenset(n for n in inside if n.op in (Op.PARAM, Op.BUFFER) or n.op in LOOPS)
