@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
+from itertools import islice
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.nest import Guard, Let, Loop, Nest, Print, Scratch, Stmt, Stop, Store
@@ -15,6 +16,7 @@ from rangekit.ir.uop import UOp
 
 Token = tuple[str, str]  # kind: "key" "range" "array" "name" "num" "fn" "note" or "" for punctuation
 MAX_DEPTH = 40  # deeper expressions are elided
+MAX_TOKENS = 400  # longer ones are cut
 
 _INFIX = {
     Op.MUL: ("*", 7), Op.DIV: ("/", 7), Op.IDIV: ("//", 7), Op.MOD: ("%", 7), Op.ADD: ("+", 6), Op.SUB: ("-", 6),
@@ -27,8 +29,10 @@ _CALLS = {Op.MAX: "max", Op.MIN: "min"}
 
 
 def expression(n: UOp) -> str:
-    """One line of Python-like text."""
-    return "".join(text for _, text in _expr(n, 0, 0))
+    """One line of Python-like text; of a graph whose text would be far longer than itself, the beginning."""
+    tokens = _expr(n, 0, 0)
+    shown = "".join(text for _, text in islice(tokens, MAX_TOKENS))
+    return shown if next(tokens, None) is None else f"{shown}..."
 
 
 def _expr(n: UOp, above: int, depth: int) -> Iterator[Token]:
