@@ -38,8 +38,8 @@ class Loop:
     ``kind`` says how, never what: "loop" one after another; "unroll" the body written ``width`` times; "upcast" the
     iterations in step, statement by statement, values in registers of their own; "vector" the same, in the lanes of
     vectors; "thread" in chunks of ``width`` over threads, in any order; "tree" partial results combined by halves (the
-    stores of its body are one reducer's, their operands the parts). For "upcast" and "vector" ``lo`` is 0 and ``hi``
-    at most ``width``, a constant.
+    stores of its body are one reducer's, their operands the parts). For "upcast" and "vector" ``lo`` is 0 or not a
+    constant, never negative, and ``hi`` at most ``width``, a constant.
     """
 
     var: UOp

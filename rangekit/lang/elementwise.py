@@ -12,6 +12,7 @@ from typing import Any
 
 from rangekit.errors import DtypeError
 from rangekit.ir import dtype as dt
+from rangekit.ir.bounds import bounds
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import MATH, Op
 from rangekit.ir.uop import UOp, alu, cast, const, idx
@@ -40,8 +41,22 @@ def _binary(op: Op, a: Value, b: Value) -> Tensor:
 
 
 def _compare(op: Op, a: Value, b: Value) -> Tensor:
-    nodes, _ = together(lift(a), lift(b))
-    return made(alu(op, *nodes))
+    values = [lift(a), lift(b)]
+    for x, other in (values, values[::-1]):
+        if _too_wide(x, other.dtype):
+            if other.dtype is dt.uint64:  # what no int64 holds is greater than every index
+                other = made(alu(Op.MIN, other.node, const(dt.int64.max, dt.uint64)))
+            wide = [v if v is x else other for v in values]
+            return made(alu(op, *together(*wide, dtype=dt.index)[0]))
+    return made(alu(op, *together(*values)[0]))
+
+
+def _too_wide(x: Tensor, dtype: DType) -> bool:
+    """Whether an index expression has values that an integer type has not: it is compared as a number, not cut."""
+    if x.node.dtype is not dt.index or x.node.op is Op.CONST or dtype.kind not in "iu" or dtype is dt.int64:
+        return False
+    lo, hi = bounds(x.node)
+    return not (dtype.min <= lo and hi <= dtype.max)
 
 
 def _unary(op: Op, a: Value) -> Tensor:

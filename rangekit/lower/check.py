@@ -17,6 +17,7 @@ from rangekit.errors import BoundsError, RaceError
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
 from rangekit.ir.evaluate import evaluate
+from rangekit.ir.logic import conditions
 from rangekit.ir.nest import Access
 from rangekit.ir.ops import Op
 from rangekit.ir.show import expression
@@ -106,12 +107,23 @@ class _Check:
             if n.op is Op.PRINT:
                 stack += [(n.src[0], held | conjuncts(n.src[1])), (n.src[1], held)]
                 continue
+            if n.op in (Op.AND, Op.OR) and n.dtype is dt.bool_:
+                stack += self._beside(n, held, above)
+                continue
             bound = binding(n)
             if bound is not None:
                 captured = set(n.src[bound[1] :])
                 held = frozenset(c for c in held if not c.ranges & captured)
             stack += [(s, held) for s in n.src]
         return found
+
+    def _beside(self, n: UOp, held: Conditions, above: set[UOp]) -> list[tuple[UOp, Conditions]]:
+        """The parts of a chain of ANDs (ORs), each where the others hold (do not hold): else it makes no difference."""
+        parts = conditions(n.op, n)
+        if parts is None:
+            return [(s, held) for s in n.src]
+        known = {p: conjuncts(p if n.op is Op.AND else alu(Op.NOT, p)) for p in parts if p not in above}
+        return [(p, held.union(*(c for q, c in known.items() if q is not p))) for p in parts]
 
     # ---- proof -----------------------------------------------------------------------------------------------------
 

@@ -56,8 +56,8 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
         around = []
         for a in order:
             lo, hi = sub(a.lo), sub(a.hi)
-            missing = (variables(lo) | variables(hi)) & inner.keys()
-            if missing:
+            missing = (variables(lo) | variables(hi)) & (inner.keys() | lets)
+            if missing or any(reads(n, b) for n in (lo, hi) for b in written):
                 raise ScheduleError(f"{buffer.arg.name} cannot be staged: the length of {name_of(a)} varies")
             around.append(replace(a, var=fresh[a.var], lo=lo, hi=hi, body=(),
                                   kind="loop" if a.kind == "thread" else a.kind))  # fmt: skip

@@ -4,7 +4,7 @@ A stack of blocks, one per open loop. An expression goes to the deepest block wh
 there, which gives sharing and hoisting; a loop joins its parent after its body is filled, so what its body hoisted
 stands before it. Sibling reductions share a loop when they have the same ranges, the same home, the same bounds and
 the same depth of nested reductions (equal depths cannot depend on one another). Reductions with lanes keep an array of
-accumulators (``place.lanes``). ``where=`` conditions on the reduced range become loop bounds.
+accumulators (``place.lanes``). ``where=`` conditions on the reduced range become loop bounds (``limits``).
 """
 
 from __future__ import annotations
@@ -13,22 +13,19 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.affine import affine
 from rangekit.ir.binding import substitute
 from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, Scratch, Stmt, Stop, Store
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import reducer
 from rangekit.ir.spec import arity, binding
-from rangekit.ir.symbolic import simplify
 from rangekit.ir.target import Target
-from rangekit.ir.uop import UOp, alu, cast, const, idx, new_buffer, toposort
+from rangekit.ir.uop import UOp, alu, cast, idx, new_buffer, toposort
+from rangekit.lower.limits import Bounds, limits
 from rangekit.lower.merge import merged, plain
 from rangekit.lower.place import lanes, levels
-from rangekit.lower.proof import conjuncts, exact_index
 from rangekit.lower.tidy import MAX_TREE, tidy
 
 Emit = Generator[UOp, UOp, UOp]
-Bounds = tuple[UOp | None, UOp | None]
 _ACCUMULATORS = {"add": "acc", "mul": "acc", "max": "hi", "min": "lo", "and": "every", "or": "some"}
 
 
@@ -117,65 +114,14 @@ class _Linearize:
             held[n] = inside | own if n.op is Op.STATE else inside - own
         for n in self.order:
             if n.op is Op.REDUCE:
-                self.limits[n] = self._bounds(n)
-                limits = frozenset(self.limits[n][0].items())
+                self.limits[n] = limits(n)
+                bounds = frozenset(self.limits[n][0].items())
                 bounding = {r for pair in self.limits[n][0].values() for e in pair if e is not None for r in e.ranges}
                 self.lanes[n] = tuple(r for r in self.lanes[n] if r not in bounding)  # bounds are known before lanes
                 ranges = n.src[arity(n) :]
-                key = (ranges, n.ranges - set(self.lanes[n]), level[n], limits, held[n])
+                key = (ranges, n.ranges - set(self.lanes[n]), level[n], bounds, held[n])
                 self.groups.setdefault(key, []).append(n)
         self.group_of = {n: members for members in self.groups.values() for n in members}
-
-    def _bounds(self, n: UOp) -> tuple[dict[UOp, Bounds], tuple[UOp, ...]]:
-        """Loop bounds that the excluded iterations of ``where=`` allow, and the values left to compute."""
-        count = arity(n)
-        values, ranges = n.src[:count], n.src[count:]
-        neutral = reducer(n.arg).identity(tuple(v.dtype for v in values))
-        if not all(
-            v.op is Op.WHERE and v.src[2] is e and v.src[0] is values[0].src[0]
-            for v, e in zip(values, neutral, strict=True)
-        ):
-            return {}, values
-        limits: dict[UOp, Bounds] = {}
-        rest: UOp = const(True, dt.bool_)
-        for c in sorted(conjuncts(values[0].src[0]), key=self.order.index):
-            limit = self._limit(c, ranges)
-            if limit is None:
-                rest = alu(Op.AND, rest, c) if rest.op is not Op.CONST else c
-                continue
-            r, lo, hi = limit
-            old_lo, old_hi = limits.get(r, (None, None))
-            lo = lo if old_lo is None else old_lo if lo is None else alu(Op.MAX, old_lo, lo)
-            hi = hi if old_hi is None else old_hi if hi is None else alu(Op.MIN, old_hi, hi)
-            limits[r] = (lo, hi)
-        if rest.op is Op.CONST:
-            return limits, tuple(v.src[1] for v in values)
-        return limits, tuple(alu(Op.WHERE, rest, v.src[1], v.src[2]) for v in values)
-
-    def _limit(self, c: UOp, ranges: tuple[UOp, ...]) -> tuple[UOp, UOp | None, UOp | None] | None:
-        """(range, lo, hi) if the condition bounds one reduced range by something free of all of them."""
-        if c.op not in (Op.LT, Op.LE) or not c.src[0].dtype.is_int:
-            return None
-        sides = [exact_index(s) for s in c.src]
-        if sides[0] is None or sides[1] is None:
-            return None
-        gap = simplify(alu(Op.ADD, sides[1], alu(Op.MUL, sides[0], idx(-1))))  # >= 0, or > 0 for LT
-        terms, _ = affine(gap)
-        for r in ranges:
-            factor = terms.get(r)
-            if factor not in (1, -1):
-                continue
-            rest = simplify(alu(Op.ADD, gap, alu(Op.MUL, r, idx(-factor))))
-            if rest.ranges & set(ranges):
-                continue
-            strict = c.op is Op.LT
-            if factor == -1:  # r <= rest (or <)
-                hi = rest if strict else simplify(alu(Op.ADD, rest, idx(1)))
-                return r, None, simplify(alu(Op.MIN, hi, idx(r.extent)))
-            lo = simplify(alu(Op.MUL, rest, idx(-1)))  # r >= -rest (or >)
-            lo = simplify(alu(Op.ADD, lo, idx(1))) if strict else lo
-            return r, simplify(alu(Op.MAX, lo, idx(0))), None
-        return None
 
     # ---- blocks ----------------------------------------------------------------------------------------------------
 
@@ -203,10 +149,9 @@ class _Linearize:
         for r in ranges:
             self._push(r, stores)
 
-    def _close(self, ranges: tuple[UOp, ...], limits: dict[UOp, tuple[UOp, UOp]] | None = None) -> None:
+    def _close(self, ranges: tuple[UOp, ...]) -> None:
         for r in reversed(ranges):
-            lo, hi = (limits or {}).get(r, (idx(0), r.size))
-            self._pop(lo, hi)
+            self._pop(idx(0), r.size)
 
     # ---- stores ----------------------------------------------------------------------------------------------------
 
@@ -396,23 +341,34 @@ class _Linearize:
         wanted = set().union(*(self.under[s] for s in block.stores)) if self.under else None
         members = [m for m in self.group_of[first] if (wanted is None or m in wanted) and m not in block.accumulators]
         inner, self.stack = self.stack[home + 1 :], self.stack[: home + 1]
-        limits: dict[UOp, tuple[UOp, UOp]] = {}
-        for r, (lo, hi) in self.limits[first][0].items():
-            limits[r] = ((yield lo) if lo is not None else idx(0), (yield hi) if hi is not None else r.size)
+        ranges = first.src[arity(first) :]
+        within = {r: self._within(first, r) for r in ranges}
+        ends: dict[UOp, tuple[UOp, UOp]] = {}
+        for r, (lo, hi) in within.items():
+            if (lo.ranges | hi.ranges).isdisjoint(ranges):
+                ends[r] = (yield lo), (yield hi)
         own_lanes = {m: self._own(m, home) for m in members}
         made = [(m, self._start(m, own_lanes[m])) for m in members]
-        ranges = first.src[arity(first) :]
-        self._loop_over(ranges, block.stores)
+        for r, (lo, hi) in within.items():
+            if r not in ends:  # its bounds depend on the ranges before it
+                ends[r] = (yield lo), (yield hi)
+            self._push(r, block.stores)
         for own in dict.fromkeys(own_lanes.values()):
             self._loop_over(own, block.stores)
             for m, buffers in made:
                 if own_lanes[m] == own:
                     yield from self._update(m, buffers, own)
             self._close(own)
-        self._close(ranges, limits)
+        for r in reversed(ranges):
+            self._pop(*ends[r])
         block.accumulators.update(made)
         self.stack += inner
         return first
+
+    def _within(self, reduction: UOp, r: UOp) -> tuple[UOp, UOp]:
+        """The bounds of a reduced range."""
+        lo, hi = self.limits[reduction][0].get(r, (None, None))
+        return idx(0) if lo is None else lo, r.size if hi is None else hi
 
     def _own(self, m: UOp, home: int) -> tuple[UOp, ...]:
         """The lanes of a reduction whose loops are not around its home already."""

@@ -149,6 +149,13 @@ def least(a: UOp, b: UOp) -> UOp:
     return alu(Op.MIN, a, b)
 
 
+def greatest(a: UOp, b: UOp) -> UOp:
+    """The larger of two index expressions."""
+    if a.op is Op.CONST and b.op is Op.CONST:
+        return idx(max(a.arg, b.arg))
+    return alu(Op.MAX, a, b)
+
+
 def rewritten(stmts: Body, fn: Callable[[Loop], Body | None]) -> Body:
     """Loops replaced, outer before inner; where ``fn`` gives None the loop stays and its body is searched."""
     out: list[Stmt] = []
@@ -233,11 +240,8 @@ def span(loop: Loop) -> int | None:
     """The most iterations it can have; None where that is not known."""
     if loop.kind != "loop" and loop.width and loop.kind != "thread":
         return loop.width
-    if loop.lo.op is Op.CONST:
-        most = _most(loop.hi)
-        return None if most is None else max(0, most - int(loop.lo.arg))
-    extent = loop.range.extent
-    return extent if isinstance(extent, int) else None
+    most = _most(loop.hi) if loop.lo.op is Op.CONST else None
+    return loop.range.extent if most is None else max(0, most - int(loop.lo.arg))
 
 
 def _most(n: UOp) -> int | None:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
-from rangekit.ir.nest import Guard, Let, Loop, Prefetch, Scratch, Stmt, Store, operands
+from rangekit.ir.nest import Guard, Let, Loop, Prefetch, Scratch, Stmt, Store, operands, variables
 from rangekit.ir.ops import MATH, Op
 from rangekit.ir.reducers import reducer
 from rangekit.ir.target import Target
@@ -57,18 +57,47 @@ class Row:
     strides: Mapping[UOp, int] | None = None
     carries: bool = False  # whether the innermost loop around it hands values on
     wait: float = 0.0  # cycles from one update of an accumulator to the next
+    apart: Mapping[UOp, frozenset[UOp]] = field(default_factory=dict)  # loops whose both ends are loaded, by what index
 
 
 def rows(body: Sequence[Stmt], around: tuple[Loop, ...] = ()) -> list[Row]:
     """What statements do, those of loops inside included."""
     out: list[Row] = []
     _rows(body, around, {}, set(), out)
+    apart = _apart(body, {})
+    if apart:
+        out = [replace(row, apart={a.var: apart[a.var] for a in row.path if a.var in apart}) for row in out]
     merged: dict[object, Row] = {}
     for row in out:  # operations alike in everything but their price are one row
         key = (row.deps, row.path[-1].var if row.path else None) if row.kind == "op" else row
         found = merged.get(key)
         merged[key] = row if found is None else replace(found, price=found.price + row.price)
     return list(merged.values())
+
+
+def _apart(body: Sequence[Stmt], known: dict[UOp, frozenset[UOp]]) -> dict[UOp, frozenset[UOp]]:
+    """Loops whose both ends are loaded, and the variables at which: their iterations for two values of such a variable
+    are taken to be different ones, as the rows of two segments are.
+    """
+    found: dict[UOp, frozenset[UOp]] = {}
+    for s in body:
+        if isinstance(s, Let):
+            known[s.var] = _indices(s.value, known)
+        elif isinstance(s, Loop):
+            both = _indices(s.lo, known) & _indices(s.hi, known)
+            if both:
+                found[s.var] = both
+            found.update(_apart(s.body, known))
+    return found
+
+
+def _indices(n: UOp, known: Mapping[UOp, frozenset[UOp]]) -> frozenset[UOp]:
+    """The variables that indices of loads in an expression depend on."""
+    if n.op is Op.VAR:
+        return known.get(n, frozenset())
+    if n.op is Op.INDEX:
+        return frozenset().union(*map(variables, n.src[1:]))
+    return frozenset().union(*(_indices(s, known) for s in n.src)) if n.src else frozenset()
 
 
 def _rows(body: Sequence[Stmt], path: tuple[Loop, ...], known: dict[UOp, frozenset[UOp]], own: set[UOp],
@@ -183,7 +212,7 @@ def cycles(listed: Sequence[Row], lanes: Lanes, target: Target) -> float:
         inner = row.path[-1].var if row.path else None
         leaf = leaves.get(inner)
         if leaf is None:
-            leaf = leaves[inner] = _Leaf(row.path, row.carries, math.prod(_blocks(loop, lanes) for loop in row.path))
+            leaf = leaves[inner] = _Leaf(row.path, row.carries, _times(row, lanes))
         many = 1.0
         for loop in row.path:
             v = loop.var
@@ -224,6 +253,19 @@ class _Leaf:
     held: float = 0.0
     computed: float = 0.0
     wait: float = 0.0
+
+
+def _times(row: Row, lanes: Lanes) -> float:
+    """How often a row is done, lanes together."""
+    times = 1.0
+    for loop in row.path:
+        n = _blocks(loop, lanes)
+        if loop.var in row.apart:
+            around = [a for a in row.path if a.var in row.apart[loop.var]]
+            n = max(1.0, n / math.prod(span(a) or UNKNOWN for a in around))
+            n *= math.prod(lanes.count(a.var) for a in around)  # lanes wait for each other's
+        times *= n
+    return times
 
 
 def _blocks(loop: Loop, lanes: Lanes) -> float:

@@ -15,14 +15,22 @@ Conditions = frozenset[UOp]
 def conjuncts(c: UOp) -> Conditions:
     """The conditions whose AND is ``c``."""
     out: set[UOp] = set()
-    stack = [c]
+    stack = [(c, True)]  # a condition, and whether it holds or its negation does
     while stack:
-        n = stack.pop()
-        if n.op is Op.AND and n.dtype is dt.bool_:
-            stack.extend(n.src)
-        elif not (n.op is Op.CONST and n.arg is True):
-            out.add(n)
+        n, holds = stack.pop()
+        x = n.src[0] if n.src else n
+        if n.op is (Op.AND if holds else Op.OR) and n.dtype is dt.bool_:
+            stack.extend((s, holds) for s in n.src)
+        elif n.op is Op.NOT and n.dtype is dt.bool_:
+            stack.append((x, not holds))
+        elif not holds and n.op in _OPPOSITE and x.dtype.is_int:
+            out.add(UOp(_OPPOSITE[n.op], dt.bool_, n.src[::-1]))
+        elif not (n.op is Op.CONST and n.arg is holds):
+            out.add(n if holds else alu(Op.NOT, n))
     return frozenset(out)
+
+
+_OPPOSITE = {Op.LT: Op.LE, Op.LE: Op.LT, Op.NE: Op.EQ}  # of integers, sides exchanged
 
 
 def either(ways: list[Conditions]) -> UOp:
@@ -56,7 +64,7 @@ def proof(i: UOp, size: int, held: Conditions) -> str | None:
         return "contract" if contract else "interval"
     if not held:
         return None
-    slacks = [s for c in held if (s := _slack(c)) is not None]
+    slacks = [s for c in held for s in _slacks(c)]
     facts = facts_of(all_of(held))
     lo, hi = bounds(i, facts)
     ok_low = lo >= 0 or any(bounds(simplify(_minus(i, s)), facts)[0] >= 0 for s in slacks)
@@ -81,15 +89,15 @@ def _minus(a: UOp, b: UOp) -> UOp:
     return alu(Op.ADD, a, alu(Op.MUL, b, idx(-1)))
 
 
-def _slack(c: UOp) -> UOp | None:
-    """An index expression that is >= 0 where the comparison holds."""
-    if c.op not in (Op.LT, Op.LE) or not c.src[0].dtype.is_int:
-        return None
+def _slacks(c: UOp) -> list[UOp]:
+    """Index expressions that are >= 0 where the comparison holds."""
+    if c.op not in (Op.LT, Op.LE, Op.EQ) or not c.src[0].dtype.is_int:
+        return []
     a, b = (exact_index(s) for s in c.src)
     if a is None or b is None:
-        return None
+        return []
     gap = _minus(b, a)
-    return alu(Op.ADD, gap, idx(-1)) if c.op is Op.LT else gap
+    return [gap, _minus(a, b)] if c.op is Op.EQ else [alu(Op.ADD, gap, idx(-1)) if c.op is Op.LT else gap]
 
 
 def exact_index(n: UOp) -> UOp | None:

@@ -12,6 +12,7 @@ from rangekit.ir.uop import UOp, alu, idx
 from rangekit.lower.loops import (
     Body,
     gated,
+    greatest,
     least,
     mapped,
     minus,
@@ -59,17 +60,30 @@ def _reads_written(lets: Body, body: Body) -> bool:
 
 
 def tile(loop: Loop, size: int) -> Loop:
-    """Blocks of ``size`` iterations: the loop over blocks keeps the name, the loop inside one gets ``.t``."""
+    """Blocks of ``size`` iterations: the loop over blocks keeps the name, the loop inside one gets ``.t``.
+
+    Where the first iteration varies, blocks begin at multiples of ``size`` and the first one is cut short as the last
+    is: lanes around the loop, each with a first iteration of its own, then run the same iteration at a time.
+    """
     inner = variable(name_of(loop) + ".t")
-    n = minus(loop.hi, loop.lo)
-    blocks = idx(-(-max(0, n.arg) // size)) if n.op is Op.CONST else alu(Op.IDIV, plus(n, idx(size - 1)), idx(size))
     start = times(loop.var, size)
+    if loop.lo.op is not Op.CONST:
+        body = mapped(loop.body, substitution({loop.var: plus(start, inner)}))
+        lo, hi = greatest(minus(loop.lo, start), idx(0)), least(idx(size), minus(loop.hi, start))
+        return replace(loop, lo=_over(loop.lo, size), hi=_over(plus(loop.hi, idx(size - 1)), size), width=0,
+                       body=(Loop(inner, loop.range, lo, hi, body, width=size),))  # fmt: skip
+    n = minus(loop.hi, loop.lo)
+    blocks = idx(-(-max(0, n.arg) // size)) if n.op is Op.CONST else _over(plus(n, idx(size - 1)), size)
     even = n.op is Op.CONST and n.arg % size == 0
     hi = idx(size) if even else least(idx(size), minus(n, start))
     if n.op is Op.CONST and n.arg <= size:
         hi, size = n, max(1, n.arg)
     body = mapped(loop.body, substitution({loop.var: plus(loop.lo, start, inner)}))
     return replace(loop, lo=idx(0), hi=blocks, width=0, body=(Loop(inner, loop.range, idx(0), hi, body, width=size),))
+
+
+def _over(n: UOp, size: int) -> UOp:
+    return alu(Op.IDIV, n, idx(size)) if n.op is not Op.CONST else idx(n.arg // size)
 
 
 def block(loop: Loop, size: int) -> tuple[Loop, Loop]:

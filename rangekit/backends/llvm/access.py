@@ -9,6 +9,7 @@ contiguous, the other the vector) are loaded along the contiguous one and transp
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rangekit.backends.llvm.emit import TYPES, Names, memory_type
@@ -16,6 +17,7 @@ from rangekit.backends.llvm.lanes import Builder, Lane, Value
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
 from rangekit.ir.dtype import DType
+from rangekit.ir.nest import variables
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, cast
 
@@ -52,6 +54,7 @@ class Place:
     rest: Value | None
     axes: tuple[Lane, ...]
     grain: int = 1  # elements: every address is the array's own plus a multiple of it
+    mixed: frozenset[Lane] = frozenset()  # lanes that an index depends on beside other variables
 
     @property
     def step(self) -> int | None:
@@ -94,7 +97,7 @@ class Access(Builder):
         """The addresses of ``buffer[index]``."""
         slots = self.slots[buffer]
         copies = math.prod(lane.count * lane.width for lane in slots.inner)
-        constant, factors, loose = 0, dict[Lane, int](), dict[UOp, int]()
+        constant, factors, loose, mixed = 0, dict[Lane, int](), dict[UOp, int](), set[Lane]()
         for i, stride, length in zip(index, strides(buffer), buffer.shape, strict=True):
             terms, more = affine(cast(i, dt.index) if i.dtype is not dt.index else i)
             constant += more * stride * copies
@@ -102,6 +105,8 @@ class Access(Builder):
                 lane = self.exact.get(atom)
                 if lane is None and atom is i and buffer in self.scratch:  # an element for each lane, used or not
                     lane = next((a for a in self.open if a.var is atom and a.count <= length), None)
+                if len(terms) > 1 or lane is None:
+                    mixed.update(*(self.bound[v].axes for v in variables(atom)))
                 factor *= stride * copies
                 known = self.bound[atom].constant if atom.op is Op.VAR and atom in self.bound else None
                 if known is not None:
@@ -134,7 +139,7 @@ class Access(Builder):
         moves = [*loose.values(), constant, *(f * lane.width for lane, f in factors.items())]
         grain = 0 if rest is None or rest.wide == 1 else 1
         axes = tuple(lane for lane in self.open if lane in used and lane not in self.fixed)
-        return Place(buffer, base, constant, factors, rest, axes, math.gcd(grain, *moves))
+        return Place(buffer, base, constant, factors, rest, axes, math.gcd(grain, *moves), frozenset(mixed))
 
     def _moved(self, pointer: Value, buffer: UOp, terms: list[tuple[Value, int]]) -> Value:
         """A pointer moved by sums of multiples, each level of loops adding its own."""
@@ -183,6 +188,20 @@ class Access(Builder):
             base = self.make(f"getelementptr {kind}, ptr {base}, i64 {more}", "p")
         return self.make(f"getelementptr {kind}, ptr {base}, i64 {constant}", "p") if constant else base
 
+    def running(self, lanes: Collection[Lane]) -> Value | None:
+        """Where a value that depends on these lanes means something: not past the end of a vector's loop, nor in a lane
+        that an iteration leaves out. What does not depend on the lanes that differ in their ends is right for those
+        that do run.
+        """
+        found = None
+        for lane in self.open:
+            mask = self.masks.get(lane) if lane in lanes else None
+            if mask is not None and (lane.width > 1 or (set(mask.axes) - {lane}).intersection(lanes)):
+                found = self.both(found, self.projected(mask))
+        if self.active is not None and not set(self.active.axes).isdisjoint(lanes):
+            found = self.both(found, self.projected(self.active))
+        return found
+
     # ---- loads -------------------------------------------------------------------------------------------------------
 
     def _load(self, n: UOp) -> Value:
@@ -191,13 +210,10 @@ class Access(Builder):
         self.gate = gate
         place = self.place(buffer, index)
         self.gate = outer
-        if any(lane.width > 1 for lane in place.axes):
-            vector = next(lane for lane in place.axes if lane.width > 1)
-            if not (buffer in self.scratch and place.step == 1):  # which has room for a vector past its end
-                inside = self.masks.get(vector)
-                gate = self.both(gate, None if inside is None else self.projected(inside))
-        if place.axes and self.active is not None and buffer not in self.scratch:
-            gate = self.both(gate, self.projected(self.active))
+        vector = next((lane for lane in place.axes if lane.width > 1), None)
+        if vector is not None and not (buffer in self.scratch and place.step == 1):  # which has room past its end
+            gate = self.both(gate, self.running((vector,)))
+        gate = self.both(gate, self.running(place.mixed))
         axes = self.axes(Value(dt.index, (), place.axes), gate)
         wide = max((lane.width for lane in axes), default=1)
         volatile = buffer in self.changing

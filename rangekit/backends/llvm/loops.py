@@ -41,7 +41,7 @@ class Loops(Access):
         """One iteration after another. Where lanes have bounds of their own: first what all of them run, then the rest
         under a mask.
         """
-        lo, hi = self.value(s.lo), self.value(s.hi)
+        lo, hi = self._where_running(self.value(s.lo), _NEVER), self._end(s.hi)
         if lo.axes or hi.axes:
             shared = self.extreme(hi, "smin")
             first = self.extreme(lo, "smax")
@@ -54,6 +54,16 @@ class Loops(Access):
             self._inline(s.body)
             return
         self._counted(s, lo.items[0], hi.items[0], None)
+
+    def _end(self, hi: UOp) -> Value:
+        """Where a loop ends: at once in lanes that do not run, whose bounds mean nothing."""
+        return self._where_running(self.value(hi), 0)
+
+    def _where_running(self, bound: Value, other: int) -> Value:
+        running = self.running(bound.axes)
+        if running is None:
+            return bound
+        return self.elementwise(_EITHER, [running, bound, Value(dt.index, (str(other),), constant=other)])
 
     def _counted(self, s: Loop, lo: str, hi: str, own: tuple[Value, Value] | None) -> None:
         """The loop itself; ``own`` are the bounds of each lane, where those differ."""
@@ -123,12 +133,15 @@ class Loops(Access):
         """Two versions of the code, one of which runs."""
         then, other, after = (self.label(part) for part in ("full", "part", "after"))
         text: Lines = [f"  br i1 {condition}, label %{then}, label %{other}"]
+        known = self.fresh
         for label, emit in ((then, yes), (other, no)):
             self.push()
+            self.fresh = dict(known)  # what one version reads anew is not known in the other
             self.lines.append(f"{label}:")
             emit()
             self.line(f"br label %{after}")
             text.append(self.pop())
+        self.fresh = known
         self.lines += [*text, f"{after}:"]  # after what either of them has hoisted
 
     def in_step(self, s: Loop) -> None:
@@ -138,28 +151,32 @@ class Loops(Access):
             (inner,) = chain[-1].body
             if not isinstance(inner, Loop) or inner.kind not in ("upcast", "vector"):
                 break
-            if any(loop.var in variables(inner.hi) for loop in chain):
+            if any(loop.var in variables(inner.lo) | variables(inner.hi) for loop in chain):
                 break
             chain.append(inner)
-        partial = [loop for loop in chain if loop.hi.op is not Op.CONST or loop.hi.arg != loop.width]
+        partial = [loop for loop in chain if not _whole(loop)]
         if not partial:
             self._chain(chain, {})
             return
         full = None
         for loop in partial:
-            whole = self.make(f"icmp sge i64 {self.extreme(self.value(loop.hi), 'smin')}, {loop.width}", "full")
-            full = whole if full is None else self.make(f"and i1 {full}, {whole}", "full")
+            tests = [f"icmp sge i64 {self.extreme(self._end(loop.hi), 'smin')}, {loop.width}"]
+            if loop.lo.op is not Op.CONST:
+                tests.append(f"icmp sle i64 {self.extreme(self.value(loop.lo), 'smax')}, 0")
+            for test in tests:
+                whole = self.make(test, "full")
+                full = whole if full is None else self.make(f"and i1 {full}, {whole}", "full")
         assert full is not None
-        if any(loop.hi.op is Op.CONST and loop.hi.arg < loop.width for loop in partial):
-            self._chain(chain, {loop.var: self.value(loop.hi) for loop in partial})
-            return
-        self.either(
-            full,
-            lambda: self._chain(chain, {}),
-            lambda: self._chain(chain, {loop.var: self.value(loop.hi) for loop in partial}),
-        )
 
-    def _chain(self, chain: list[Loop], ends: dict[UOp, Value]) -> None:
+        def part() -> None:
+            self._chain(chain, {loop.var: (self.value(loop.lo), self._end(loop.hi)) for loop in partial})
+
+        if any(loop.hi.op is Op.CONST and loop.hi.arg < loop.width for loop in partial):
+            part()
+            return
+        self.either(full, lambda: self._chain(chain, {}), part)
+
+    def _chain(self, chain: list[Loop], ends: dict[UOp, tuple[Value, Value]]) -> None:
         opened = []
         self.push()  # what depends on the lanes is theirs: another version of the loops has other values
         for loop in chain:
@@ -176,9 +193,9 @@ class Loops(Access):
         lines = self.pop()
         self.lines.append(lines)
 
-    def bind(self, lane: Lane, end: Value | None) -> None:
-        """The variable of a lane loop. Past the end of its loop a plain lane repeats the last iteration, a vector one
-        is masked: nothing outside is touched either way.
+    def bind(self, lane: Lane, ends: tuple[Value, Value] | None) -> None:
+        """The variable of a lane loop. Outside the bounds of its loop a plain lane repeats the nearest iteration, a
+        vector one is masked: nothing outside is touched either way.
         """
         depth = self.here
         if lane.width > 1:
@@ -187,18 +204,30 @@ class Loops(Access):
             )
             self.bound[lane.var] = Value(dt.index, items, (lane,), lane.width, depth)
             self.exact[lane.var] = lane
-            if end is not None:
-                self.masks[lane] = self.elementwise(_LESS, [self.bound[lane.var], end])
+            if ends is not None:
+                self.masks[lane] = self._between(self.bound[lane.var], *ends)
             return
         plain = Value(dt.index, tuple(map(str, range(lane.count))), (lane,), 1, depth)
-        if end is None:
+        if ends is None:
             self.bound[lane.var] = plain
             self.exact[lane.var] = lane
             return
+        start, end = ends
         limit = Value(dt.index, (self.extreme(end, "smax"),), depth=depth)
         last = self.elementwise(_ADD, [limit, Value(dt.index, ("-1",), constant=-1)])
-        self.bound[lane.var] = self.elementwise(_MIN, [plain, last])
-        self.masks[lane] = self.elementwise(_LESS, [plain, end])
+        last = self.elementwise(_MAX, [last, Value(dt.index, ("0",), constant=0)])  # where no lane runs, the first
+        nearest = plain
+        if start.constant is None:
+            nearest = self.elementwise(_MAX, [plain, Value(dt.index, (self.extreme(start, "smin"),), depth=depth)])
+        self.bound[lane.var] = self.elementwise(_MIN, [nearest, last])
+        self.masks[lane] = self._between(plain, start, end)
+
+    def _between(self, lane: Value, start: Value, end: Value) -> Value:
+        """The iterations of a lane loop that are in its bounds."""
+        inside = self.elementwise(_LESS, [lane, end])
+        if start.constant is not None:
+            return inside
+        return self.elementwise(_BOTH, [self.elementwise(_LESS_EQUAL, [start, lane]), inside])
 
     def tree(self, s: Loop) -> None:
         """Partial results combined by halves: vectors with vectors, the halves of one, then the accumulator."""
@@ -276,7 +305,16 @@ class Loops(Access):
         return answer
 
 
+def _whole(loop: Loop) -> bool:
+    """Whether every lane of a loop in step runs."""
+    return loop.lo.op is Op.CONST and loop.hi.op is Op.CONST and loop.hi.arg == loop.width
+
+
+_NEVER = (1 << 63) - 1
 _LESS_EQUAL = UOp(Op.LE, dt.bool_, (idx(0), idx(1)))
 _LESS = UOp(Op.LT, dt.bool_, (idx(0), idx(1)))
+_BOTH = UOp(Op.AND, dt.bool_, (_LESS, _LESS))
+_EITHER = UOp(Op.WHERE, dt.index, (_LESS, idx(0), idx(1)))
+_MAX = UOp(Op.MAX, dt.index, (idx(0), idx(1)))
 _MIN = UOp(Op.MIN, dt.index, (idx(0), idx(1)))
 _ADD = UOp(Op.ADD, dt.index, (idx(0), idx(1)))
