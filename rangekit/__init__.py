@@ -135,6 +135,7 @@ from rangekit.lang.reduce import (
 )
 from rangekit.lang.storage import bufferize, print  # noqa: A004
 from rangekit.lang.tensor import Range, Tensor
+from rangekit.lang.topk import topk
 from rangekit.lower.schedule import (
     Schedule,
     group,
@@ -373,6 +374,7 @@ __all__ = [
     "tensordot",
     "thread",
     "tile",
+    "topk",
     "tril",
     "triu",
     "trunc",

@@ -91,7 +91,7 @@ class _Loop:
         if not inits:
             raise ShapeError(f"the state of a {name} holds nothing", help=f"give rk.{name} a first state: 0.0")
         self.inits = inits
-        self.names = _names(step, init, len(inits))
+        self.names = _names(step, init)
         self.parts = [_Part(stored_dtype(v), v.weak, v.shape, v.node.ranges) for v in inits]
         self.out: Any = None
         self.news = self._settled()
@@ -307,7 +307,7 @@ def _described(form: Any) -> str:
     return "one value"
 
 
-def _names(step: Step, form: Any, count: int) -> list[str]:
+def _names(step: Step, form: Any) -> list[str]:
     """What the step calls the values of the state."""
     if isinstance(form, dict):
         given = [str(k) for k in form]
@@ -317,7 +317,11 @@ def _names(step: Step, form: Any, count: int) -> list[str]:
                      if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]  # fmt: skip
         except (TypeError, ValueError):
             given = []
-    return given if len(given) == count else [f"state{n or ''}" for n in range(count)]
+    parts = list(form.values()) if isinstance(form, dict) else list(form) if isinstance(form, (tuple, list)) else [form]
+    if len(given) != len(parts):
+        given = ["state"] * len(parts)
+    sizes = [len(_leaves(part)) for part in parts]
+    return [name if size == 1 else f"{name}{n}" for name, size in zip(given, sizes, strict=True) for n in range(size)]
 
 
 def _replaced(root: UOp, mapping: dict[UOp, UOp]) -> UOp:
