@@ -100,7 +100,7 @@ class _Derive:
         users = [n for n in self.order if n.op is Op.REDUCE and n.arg == "add" and n.src[1:] == (j,) and n is not first
                  and _above(n.src[0], first)]  # fmt: skip
         found = [w for n in users if (w := _weighted(n, first)) is not None]
-        what = f"{first.arg} over {j.arg.name or '_'} of {expression(first.src[0])}"
+        what = f"{first.arg} over {j.arg.name or f'{j.extent} elements'} of {expression(first.src[0])}"
         for n in users:
             if all(n is not w.node for w in found):
                 self.reasons.append(
@@ -189,7 +189,7 @@ class _Derive:
             found += [(mean, m) for m in self.order if m.op is Op.REDUCE and m.arg == "add" and m.src == (square, j)]
         if not found or not n:
             return {}
-        what = f"mean over {j.arg.name or '_'} of {expression(x)}"
+        what = f"mean over {j.arg.name or f'{j.extent} elements'} of {expression(x)}"
         why = self.pays(first, [m for _, m in found])
         if why is not None:
             self.reasons.append(f"several passes: {what} and of squared deviations: {why}")
