@@ -310,6 +310,10 @@ def _exponent(n: UOp, s: UOp, first: UOp) -> tuple[float, bool] | None:
     return (factor, True) if finite and _is(b.src[2], 0) else None
 
 
+def _named(r: UOp) -> str:
+    return r.arg.name or f"{r.extent} elements"
+
+
 def _is(n: UOp, value: float) -> bool:
     return n.op is Op.CONST and n.arg == value
 
