@@ -65,6 +65,7 @@ class Store:
     value: UOp
     update: str | Formula | None = None
     operand: UOp | None = None
+    joins: str | Formula | None = None  # of a fold's state: the reducer that joins what two parts of its loop give
     stream: bool = False  # past the caches, for what nothing reads soon
 
 

@@ -16,6 +16,7 @@ from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
 from rangekit.lower.blocking import THREADS, Blocks
+from rangekit.lower.joined import joinable
 from rangekit.lower.loops import carried, chain, loops, name_of, parallel, regrouped, shuffled, single, span
 from rangekit.lower.model import UNKNOWN, Lanes, Row, cycles, packed, reuse, rows
 from rangekit.lower.schedule import Schedule
@@ -27,6 +28,7 @@ from rangekit.lower.step import (
     Step,
     Stream,
     Thread,
+    Tile,
     Unroll,
     Upcast,
 )
@@ -35,6 +37,7 @@ from rangekit.lower.tiles import perfected
 SMALL = 3000.0  # cycles below which a nest stays as it is
 CHUNK = 40_000.0  # cycles of work handed to a thread at once
 PARTS = 256  # of a reduction over everything
+SIDE = 6  # parts of a fold side by side: a chain of additions waits four cycles for each
 BLOCKS = (8, 16, 24, 32)  # of a vector's loop
 TILES = (2, 3, 4, 6, 8, 12)  # of a second loop in step
 
@@ -294,6 +297,8 @@ class _Region:
 
     def _reduction(self) -> list[Step]:
         """A reduction over everything: in parts, on threads, each along vectors."""
+        if joinable(self.loop):
+            return self._joined()
         if (
             any(s.update is None for s in carried(self.loop))
             or not regrouped(self.loop, self.nest.strict)
@@ -315,6 +320,22 @@ class _Region:
             size = 32 if (span(a) or 64) >= 64 else 8
             steps.append(Upcast(name if a is self.loop else self.handle[a.var], size))
         return steps
+
+    def _joined(self) -> list[Step]:
+        """A fold or scan over everything in parts, several of them side by side, block by block of what fits caches."""
+        cost = cycles(self.listed, Lanes(), self.target)
+        n = span(self.loop) or 0
+        if self.nest.strict or cost < THREADS or not self.target.threads:
+            return []
+        name = self.handle[self.loop.var]
+        read = [r.buffer for r in self.listed if r.kind == "load" and r.buffer in self.nest.params]
+        width = sum(b.dtype.itemsize for b in read if b is not None)
+        size = 2 * self.target.l2_bytes // max(1, width)
+        steps: list[Step] = []
+        if n >= 4 * size:
+            steps.append(Tile(name, size))
+            name += ".t"
+        return [*steps, Group(name, 4 * SIDE), Upcast(name, SIDE), Thread(name)]
 
     def _ahead(self, choice: Choice) -> list[Step]:
         """Rows that several loops go over, one after another: the next one comes from memory while this one is used."""

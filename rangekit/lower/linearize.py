@@ -491,7 +491,7 @@ class _Linearize:
             if value.op not in (Op.VAR, Op.CONST):
                 value = self._let("new", value, depth)
                 self.stack[depth].memo[new] = value
-            late.append(Store(buffer, at, value))
+            late.append(Store(buffer, at, value, joins=fold.arg[2]))
         for buffer, new in waiting:  # last: nobody else reads the old ones
             axes = new.src[1:]
             self._loop_over(axes, self.stack[-1].stores)

@@ -14,7 +14,7 @@ from rangekit.ir.nest import Loop, Nest, Scratch, Store, variables, walk
 from rangekit.ir.reducers import reducer
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
-from rangekit.lower import copies, parts, tiles
+from rangekit.lower import copies, joined, parts, tiles
 from rangekit.lower.loops import (
     Body,
     carried,
@@ -162,6 +162,10 @@ class Group(Step):
 
     def apply(self, nest: Nest, target: Target) -> Nest:
         def one(loop: Loop) -> Body:
+            if joined.joinable(loop):
+                if nest.strict and not joined.exact(loop):
+                    raise ScheduleError(f"{self.name} cannot be grouped: strict=True keeps its order")
+                return joined.grouped(loop, self.parts)
             _in_blocks(loop, nest.strict)
             return parts.grouped(loop, self.parts)
 
