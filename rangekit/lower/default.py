@@ -37,6 +37,7 @@ from rangekit.lower.tiles import perfected
 SMALL = 3000.0  # cycles below which a nest stays as it is
 CHUNK = 40_000.0  # cycles of work handed to a thread at once
 PARTS = 256  # of a reduction over everything
+ALIASED, WAYS = 4096, 8  # bytes after which the first cache places lines alike, and how many it holds of those
 SIDE = 6  # parts of a fold side by side: a chain of additions waits four cycles for each
 BLOCKS = (8, 16, 24, 32)  # of a vector's loop
 TILES = (2, 3, 4, 6, 8, 12)  # of a second loop in step
@@ -167,6 +168,21 @@ class _Region:
         size = self.scratch * lanes.block * math.prod(n for v, n in lanes.others if any(a.var is v for a in self.chain))
         return 1.0 if size <= self.target.l1_bytes else 1.1 if size <= self.target.l2_bytes else 1.5
 
+    def _aliased(self, lanes: Lanes) -> float:
+        """What it costs that lines side by side are a power of two apart: they displace one another."""
+        lines = 0
+        if lanes.vector is not None and self.blocks.operands(lanes) is not None:
+            return 1.0  # what is read has been packed
+        for row in self.listed:
+            if row.buffer is None or row.buffer not in self.nest.params or row.strides is None or not row.path:
+                continue
+            if lanes.count(row.path[-1].var) > 1 or row.strides.get(row.path[-1].var) != 1:
+                continue  # only what goes along a line for some time
+            for v, n in ((lanes.vector, lanes.block), *lanes.others):
+                step = row.strides.get(v, 0) if v is not None else 0
+                lines += n if step and step * row.buffer.dtype.itemsize % ALIASED == 0 else 0
+        return 3.0 if lines > WAYS else 1.0
+
     def _width(self, loop: Loop) -> int:
         widest = 4
         for row in self.listed:
@@ -184,7 +200,7 @@ class _Region:
         if v is not None and self.blocks.operands(lanes) is not None:  # then all that is read has been packed
             listed = [packed(r, v, lanes.block) for r in listed]
         # A tail is code, too, and lines stored to in part are read and written again and again.
-        waste = (1 + 0.03 * tails + 0.05 * len(lanes.others)) * (1.15 if scattered else 1)
+        waste = (1 + 0.03 * tails + 0.05 * len(lanes.others)) * (1.15 if scattered else 1) * self._aliased(lanes)
         return Choice(cycles(listed, lanes, self.target) * waste * self._crowded(lanes), lanes)
 
     def _inner(self, lanes: Lanes) -> Choice:
@@ -215,7 +231,12 @@ class _Region:
             if best[1] is not None:
                 chosen.append((best[1], best[2]))
         rest = [row for row in self.listed if not any(a.var in done for a in row.path)]
-        total = (total + cycles(rest, lanes, self.target)) * (1 + 0.25 * len(lanes.others)) * self._crowded(lanes)
+        total = (
+            (total + cycles(rest, lanes, self.target))
+            * (1 + 0.25 * len(lanes.others))
+            * self._crowded(lanes)
+            * self._aliased(lanes)
+        )
         return Choice(total, lanes, tuple(chosen))
 
     def _path(self, loop: Loop) -> tuple[Loop, ...]:
