@@ -49,8 +49,9 @@ def _order(root: UOp) -> list[UOp]:
     """The nodes below the root, and before each reduction those of its formula."""
     order: dict[UOp, None] = {}
     for node in toposort(root):
-        if isinstance(node.arg, Formula):
-            order.update(dict.fromkeys(toposort(*node.arg.neutral, *node.arg.combined)))
+        how = node.arg[2] if node.op in (Op.FOLD, Op.SCAN) else node.arg
+        if isinstance(how, Formula):
+            order.update(dict.fromkeys(toposort(*how.neutral, *how.combined)))
         order[node] = None
     return list(order)
 
@@ -98,13 +99,18 @@ def _anonymous(node: UOp, renumbered: dict[tuple[Op, int], int]) -> Any:
         return (*arg[:-1], "")
     if node.op in (Op.FOLD, Op.SCAN, Op.STATE):
         uid = renumbered.setdefault((Op.FOLD, arg[0]), len(renumbered))
-        return (uid, *arg[1:3], *("" for _ in arg[3:]))
+        if node.op is Op.STATE:
+            return (uid, *arg[1:3], "")
+        return (uid, arg[1], replace(arg[2], name="") if isinstance(arg[2], Formula) else arg[2])
     if isinstance(arg, Formula):
         return replace(arg, name="")
     return "" if node.op is Op.KERNEL else arg
 
 
 def _spelled(node: UOp, arg: Any, numbers: dict[UOp, int]) -> str:
+    if isinstance(arg, tuple) and node.op in (Op.FOLD, Op.SCAN):
+        uid, count, how = arg
+        return f"{uid} {count} {_spelled(node, how, numbers) if isinstance(how, Formula) else how}"
     if isinstance(arg, Formula):
         neutral, combined = (", ".join(f"%{numbers[n]}" for n in part) for part in (arg.neutral, arg.combined))
         flags = " commutative" * arg.commutative + " associative" * arg.associative
@@ -140,6 +146,9 @@ def _read(op: Op, text: str | None, nodes: dict[str, UOp]) -> Any:
         if op is Op.PARAM:
             return ParamId(int(number), _unword(name) or "", literal_eval(shape), literal_eval(rest) if rest else None)
         return BufferId(int(number), _unword(name) or "", literal_eval(shape), rest)
+    if op in (Op.FOLD, Op.SCAN):
+        uid, count, how = text.split(" ", 2)
+        return int(uid), int(count), None if how == "None" else _read(Op.REDUCE, how, nodes)
     formula = _FORMULA.fullmatch(text) if op is Op.REDUCE else None
     if formula is not None:
         name, neutral, combined, flags = formula.groups()

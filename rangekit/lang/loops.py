@@ -17,9 +17,12 @@ from rangekit.errors import DtypeError, RangeError, ShapeError
 from rangekit.ir import dtype as dt
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import EXPENSIVE, Op
+from rangekit.ir.reducers import Formula
 from rangekit.ir.spec import binding
 from rangekit.ir.uop import Storage, UOp, alu, by_uid, cast, const, new_fold, toposort
 from rangekit.lang import trace
+from rangekit.lang.joins import joined
+from rangekit.lang.monoid import Monoid
 from rangekit.lang.ranges import as_range_nodes
 from rangekit.lang.tensor import Tensor, Weak, lift, made, stored, stored_dtype
 
@@ -37,42 +40,46 @@ class _Part:
     ranges: frozenset[UOp]
 
 
-def fold(r: Tensor, init: Any, step: Step, *, until: Callable[..., Any] | None = None) -> Any:
+def fold(r: Tensor, init: Any, step: Step, *, combine: Monoid | None = None,
+         until: Callable[..., Any] | None = None) -> Any:  # fmt: skip
     """The state after every iteration of ``r`` in order: ``state = step(r, *state)``, from ``init``.
 
     ``init`` is one value, passed and returned bare, or a tuple, list or dict of values (passed as arguments, by name
     those of a dict); the result has its form. ``until(*state)`` true stops: later iterations change nothing and read
     nothing. Values keep the shapes of ``init``; Python numbers in it take the dtype that the step gives them.
 
-    Errors: ``ShapeError``, ``DtypeError`` where a value changes shape or dtype; ``RangeError`` where ``init`` depends
-    on ``r``, or where the step uses ``r`` up itself.
+    ``combine`` is a Monoid that joins states: ``step(combine(a, b), x) == combine(a, step(b, x))``, which is tried on
+    values. Parts of the loop may then start at its identity and run in parallel.
+
+    Errors: ``RaceError`` where that law fails; ``ShapeError``, ``DtypeError`` where a value changes shape or dtype;
+    ``RangeError`` where ``init`` depends on ``r``, or where the step uses ``r`` up itself.
 
     >>> import rangekit as rk
     >>> x, k = rk.asarray([3.0, 1.0, 2.0]), rk.Range(3)
     >>> rk.fold(k, 0.0, lambda k, s: s * 0.5 + x[k]).item()
     3.25
     """
-    return _Loop(r, init, step, "fold").folded(until)
+    return _Loop(r, init, step, "fold", combine).folded(until)
 
 
-def scan(r: Tensor, init: Any, step: Step) -> Any:
+def scan(r: Tensor, init: Any, step: Step, *, combine: Monoid | None = None) -> Any:
     """What ``fold`` computes, after each iteration: every value of the state, with ``r`` open.
 
     A step may return ``(state, out)`` where it was given ``init`` of another form: then the result is the final state
-    and ``out`` of each iteration, ``r`` open.
+    and ``out`` of each iteration, ``r`` open. ``combine`` joins states, as in ``fold``.
 
     >>> import rangekit as rk
     >>> x, k = rk.asarray([3.0, 1.0, 2.0]), rk.Range(3)
     >>> rk.bufferize(rk.scan(k, 0.0, lambda k, s: s + x[k]), k).numpy()
     array([3., 4., 6.], dtype=float32)
     """
-    return _Loop(r, init, step, "scan").scanned()
+    return _Loop(r, init, step, "scan", combine).scanned()
 
 
 class _Loop:
     """One fold or scan being made."""
 
-    def __init__(self, r: Tensor, init: Any, step: Step, name: str) -> None:
+    def __init__(self, r: Tensor, init: Any, step: Step, name: str, combine: Monoid | None) -> None:
         (self.r,) = as_range_nodes((r,), name)
         self.range, self.name, self.form, self.step = r, name, init, step
         self.number = new_fold()
@@ -95,6 +102,12 @@ class _Loop:
         self.parts = [_Part(stored_dtype(v), v.weak, v.shape, v.node.ranges) for v in inits]
         self.out: Any = None
         self.news = self._settled()
+        self.joins: str | Formula | None = None
+        if combine is not None:
+            if any(p.shape for p in self.parts):
+                raise ShapeError(f"combine= of a {name} joins numbers, not arrays", help="leave combine= out")
+            old = [self._state(k, p).node for k, p in enumerate(self.parts)]
+            self.joins = joined(combine, old, self.news)
 
     # ---- tracing the step ------------------------------------------------------------------------------------------
 
@@ -159,6 +172,7 @@ class _Loop:
         """The state after the last iteration."""
         inits, news = self._inits(), list(self.news)
         if until is not None:
+            self.joins = None  # where it stops depends on all that came before
             inits, news = self._stopping(inits, news, until)
         self._closed(news, [])
         return _rebuilt(self.form, iter(self._last(inits, news)))
@@ -172,7 +186,7 @@ class _Loop:
         values = []
         for v in wanted:
             source = (*first, *following, _replaced(v, self.places), self.r)
-            whole = trace.note(UOp(Op.SCAN, v.dtype, source, (self.number, len(first), None)))
+            whole = trace.note(UOp(Op.SCAN, v.dtype, source, (self.number, len(first), self.joins)))
             values.append(made(UOp(Op.INDEX, v.dtype, (whole, self.r))))
         if self.out is None:
             return _rebuilt(self.form, iter(values))
@@ -180,7 +194,7 @@ class _Loop:
 
     def _last(self, inits: list[UOp], news: list[UOp]) -> list[Tensor]:
         first, following = self._values(inits, news)
-        arg = (self.number, len(first), None)
+        arg = (self.number, len(first), self.joins)
         node = trace.note(UOp(Op.FOLD, first[0].dtype, (*first, *following, self.r), arg))
         values = (UOp(Op.GET, v.dtype, (node,), k) for k, v in enumerate(first))
         return [
