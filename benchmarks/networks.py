@@ -97,6 +97,9 @@ _CAUSAL = replace(
 
 NETWORKS = [
     ATTENTION,
+    replace(ATTENTION, name="attention B1 H8 S512 D64", sizes={"B": 1, "H": 8, "S": 512, "D": 64}),
+    replace(ATTENTION, name="attention B1 H8 S4096 D64", sizes={"B": 1, "H": 8, "S": 4096, "D": 64}),
+    replace(ATTENTION, name="attention B1 H8 S2048 D128", sizes={"B": 1, "H": 8, "S": 2048, "D": 128}),
     replace(_CAUSAL, name="the same, causal, where(…, -inf)", rangekit=causal_by_infinity),
     replace(_CAUSAL, name="the same, causal, where=", rangekit=causal_by_where),
     Workload(

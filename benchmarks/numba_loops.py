@@ -234,3 +234,35 @@ def unit_rows(x, out):
         scale = F(1) / math.sqrt(acc)
         for j in range(x.shape[1]):
             out[i, j] = x[i, j] * scale
+
+
+@loops
+def router(x, out, best):
+    n, k = x.shape[1], out.shape[1]
+    for i in prange(x.shape[0]):
+        hi = x[i, 0]
+        for e in range(1, n):
+            hi = max(hi, x[i, e])
+        total = F(0)
+        for e in range(n):
+            total += math.exp(x[i, e] - hi)
+        for t in range(k):
+            out[i, t] = F(-1)
+        for e in range(n):
+            p = math.exp(x[i, e] - hi) / total
+            if p > out[i, k - 1]:
+                t = k - 1
+                while t > 0 and p > out[i, t - 1]:
+                    out[i, t] = out[i, t - 1]
+                    best[i, t] = best[i, t - 1]
+                    t -= 1
+                out[i, t] = p
+                best[i, t] = e
+
+
+@loops
+def running(x, out):
+    acc = F(0)
+    for i in range(x.shape[0]):
+        acc += x[i]
+        out[i] = acc

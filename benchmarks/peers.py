@@ -138,15 +138,15 @@ class Numba(Peer):
             raise GapError("not written for it")
         fn = getattr(importlib.import_module("benchmarks.numba_loops"), name)
         self.lib.set_num_threads(self.threads)
-        shape, dtype = like[0].shape, like[0].dtype if like[0].dtype.kind in "iu" else args[0].dtype
+
+        def empty() -> list[Array]:
+            return [np.empty(e.shape, e.dtype if e.dtype.kind in "iu" else args[0].dtype) for e in like]
 
         def into(*args: Any) -> Any:
             fn(*args)
-            return args[-1]
+            return args[-len(like) :]
 
-        return Calls(
-            lambda: into(*args, np.empty(shape, dtype)), functools.partial(into, *args, np.empty(shape, dtype))
-        )
+        return Calls(lambda: into(*args, *empty()), functools.partial(into, *args, *empty()))
 
 
 PEERS: dict[str, type[Peer]] = {p.name: p for p in (Rangekit, NumPy, Torch, Inductor, Jax, Numba)}
