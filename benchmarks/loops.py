@@ -36,6 +36,11 @@ def _numpy_router(np: Any, x: Any) -> Any:
     return np.take_along_axis(p, best, 1), best
 
 
+def _jax_router(jax: Any, x: Any) -> Any:
+    weights, experts = jax.lax.top_k(jax.nn.softmax(x, axis=1), K)
+    return weights, experts.astype(jax.numpy.int64)
+
+
 def _router_oracle(x: Any) -> Any:
     p = _softmax(np, x)
     best = np.argsort(-p, axis=1, kind="stable")[:, :K]
@@ -62,7 +67,7 @@ LOOPS = [
         peers={
             "numpy": _numpy_router,
             "torch": lambda torch, x: torch.topk(torch.softmax(x, 1), K, dim=1),
-            "jax": lambda jax, x: jax.lax.top_k(jax.nn.softmax(x, axis=1), K),
+            "jax": _jax_router,
             "numba": "router",
         },
     ),

@@ -16,6 +16,7 @@ F = np.float32  # a Python float would make the arithmetic float64
 
 # What rangekit may do too: reassociate sums and fuse multiply-adds; NaN and infinities keep their meaning.
 loops: Callable[[Any], Any] = njit(parallel=True, fastmath={"reassoc", "contract", "nsz"})
+in_order: Callable[[Any], Any] = njit(fastmath={"reassoc", "contract", "nsz"})
 
 
 @loops
@@ -260,7 +261,7 @@ def router(x, out, best):
                 best[i, t] = e
 
 
-@loops
+@in_order
 def running(x, out):
     acc = F(0)
     for i in range(x.shape[0]):

@@ -29,11 +29,12 @@ Ready = tuple[float, bool, float]  # seconds of the first call, whether there is
 def find(name: str) -> Workload:
     """The workload of this name."""
     from benchmarks.arrays import ARRAYS
+    from benchmarks.loops import LOOPS
     from benchmarks.networks import NETWORKS
     from benchmarks.products import PRODUCTS
     from benchmarks.programs import PROGRAMS
 
-    return next(w for w in (*PRODUCTS, *ARRAYS, *NETWORKS, *PROGRAMS) if w.name == name)
+    return next(w for w in (*PRODUCTS, *ARRAYS, *NETWORKS, *LOOPS, *PROGRAMS) if w.name == name)
 
 
 class Oracle:
