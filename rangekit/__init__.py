@@ -133,6 +133,7 @@ from rangekit.lang.reduce import (
     var,
     vecdot,
 )
+from rangekit.lang.sort import argsort, sort
 from rangekit.lang.storage import bufferize, print  # noqa: A004
 from rangekit.lang.tensor import Range, Tensor
 from rangekit.lang.topk import topk
@@ -229,6 +230,7 @@ __all__ = [
     "arange",
     "argmax",
     "argmin",
+    "argsort",
     "asarray",
     "asin",
     "asinh",
@@ -360,6 +362,7 @@ __all__ = [
     "sin",
     "sinh",
     "softmax",
+    "sort",
     "sqrt",
     "square",
     "squeeze",

@@ -60,9 +60,9 @@ def topk(v: Any, k: int, /, *ranges: Any, axis: int | None = None, largest: bool
     dtype = x.dtype
     if not (dtype.is_float or dtype.is_int or dtype is dt.bool_):
         raise DtypeError(f"topk of {dtype} is not ordered", help="integers, floats and bools are")
-    key = _key(x)
+    key = ordered(x)
     key = key if largest else alu(Op.NOT, key)
-    values, places = _kept(key, r, k, count)
+    values, places = kept(key, r, k, count)
     whole = (values if largest else made(alu(Op.NOT, values.node)), places)
     found = (made(_value(whole[0].node, dtype)), made(cast(whole[1].node, dt.int64)))
     if not closed:
@@ -84,19 +84,25 @@ def _one_range(along: tuple[UOp, ...], x: UOp) -> tuple[UOp, UOp]:
     return r, substitute(x, mapping)
 
 
-def _key(x: UOp) -> UOp:
-    """A signed integer that orders as the value does, never the least of its type where the type has room."""
+def ordered(x: UOp, descending: bool = False) -> UOp:
+    """A signed integer that orders as the value does (the other way round if ``descending``), that of NaN greatest.
+
+    Where the type has room for it, none is the least of the type.
+    """
     if x.dtype.is_half:
         x = cast(x, dt.float32)
     if x.dtype.is_float:
         wide = dt.int32 if x.dtype.bits == 32 else dt.int64
         bits = UOp(Op.BITCAST, wide, (alu(Op.ADD, x, const(0.0, x.dtype)),))  # -0 + 0 is 0
         low = const(wide.max, wide)
-        ordered = alu(Op.WHERE, alu(Op.LT, bits, const(0, wide)), alu(Op.XOR, bits, low), bits)
-        return alu(Op.WHERE, alu(Op.ISNAN, x), const(wide.max - 1, wide), ordered)
+        key = alu(Op.WHERE, alu(Op.LT, bits, const(0, wide)), alu(Op.XOR, bits, low), bits)
+        key = alu(Op.NOT, key) if descending else key
+        return alu(Op.WHERE, alu(Op.ISNAN, x), const(wide.max - 1, wide), key)
     if x.dtype is dt.uint64:
-        return UOp(Op.BITCAST, dt.int64, (alu(Op.XOR, x, const(1 << 63, dt.uint64)),))
-    return cast(x, dt.int32 if x.dtype.bits <= 16 or x.dtype is dt.bool_ else dt.int64)
+        key = UOp(Op.BITCAST, dt.int64, (alu(Op.XOR, x, const(1 << 63, dt.uint64)),))
+    else:
+        key = cast(x, dt.int32 if x.dtype.bits <= 16 or x.dtype is dt.bool_ else dt.int64)
+    return alu(Op.NOT, key) if descending else key
 
 
 def _value(key: UOp, dtype: DType) -> UOp:
@@ -111,7 +117,7 @@ def _value(key: UOp, dtype: DType) -> UOp:
     return alu(Op.NE, key, const(0, key.dtype)) if dtype is dt.bool_ else cast(key, dtype)
 
 
-def _kept(key: UOp, r: UOp, k: int, count: int) -> tuple[Tensor, Tensor]:
+def kept(key: UOp, r: UOp, k: int, count: int) -> tuple[Tensor, Tensor]:
     """The k greatest keys over the range and their indices, as a leading closed axis."""
     small = count < dt.int32.max and key.dtype is dt.int32
     index = cast(r, dt.int32 if small else dt.int64)

@@ -292,12 +292,17 @@ def reshaped_index(new: tuple[int, ...], old: tuple[int, ...], index: Index) -> 
         for size in old[first_b:b]:
             stride //= size
             part = alu(Op.IDIV, linear, idx(stride)) if stride != 1 else linear
-            out.append(simplify(part if size * stride == need else alu(Op.MOD, part, idx(size))))
+            out.append(_tidied(part if size * stride == need else alu(Op.MOD, part, idx(size))))
     return tuple(out)
 
 
+def _tidied(i: UOp) -> UOp:
+    """An index in normal form; one that is read is left alone: what it is read from is not rangeified yet."""
+    return i if any(n.op is Op.INDEX for n in toposort(i)) else simplify(i)
+
+
 def _plus(i: UOp, n: int) -> UOp:
-    return simplify(alu(Op.ADD, i, idx(n))) if n else i
+    return _tidied(alu(Op.ADD, i, idx(n))) if n else i
 
 
 def _times(i: UOp, n: int) -> UOp:
