@@ -16,6 +16,7 @@ import rangekit as rk
 
 Expr = tuple[Any, ...]
 SIZES = (1, 2, 3, 5)
+AFFINE = rk.Monoid((1.0, 0.0), lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]))  # an order that shows
 
 
 class Program:
@@ -116,7 +117,7 @@ class Program:
                 if pick.random() < 0.5
                 else (pick.choice(("le", "lt", "ge", "gt", "eq")), pick.randrange(4), pick.choice((-1, 0, 1)))
             )
-            return ("reduce", pick.choice(("add", "add", "max", "min")), r, self.scalar(depth - 1, [*bound, r]), limit)
+            return ("reduce", pick.choice(("add", "add", "max", "min", "affine")), r, self.scalar(depth - 1, [*bound, r]), limit)
         if kind < 0.80:
             return ("argmax", pick.choice((0, 1, 2, 3)), self.load())
         if kind < 0.88:  # sum(A[r] * e, r)[index]: a shaped reduction, read at an index that may be r itself
@@ -253,7 +254,11 @@ class Builder:
                 condition = {"le": r <= other, "lt": r < other, "ge": r >= other, "gt": r > other, "eq": r == other}[
                     e[4][0]
                 ]
-            out = rk.reduce(1.0 * self.number(e[3]), r, op=e[1], where=condition)
+            value = 1.0 * self.number(e[3])
+            if e[1] == "affine":
+                _, out = rk.reduce((0.5, value), r, op=AFFINE, where=condition)
+            else:
+                out = rk.reduce(value, r, op=e[1], where=condition)
             return rk.clip(out, -50.0, 50.0)
         if kind == "argmax":
             return rk.argmax(self.expr(e[2]), self.ranges[e[1]])
@@ -343,7 +348,7 @@ class Loops:
         return self.expr(e[2], {**env, **{r: self.at(i, env) for r, i in zip(e[1], e[4], strict=True)}})
 
     def reduce(self, e: Expr, env: dict[int, int]) -> float:
-        out = {"add": 0.0, "max": -math.inf, "min": math.inf}[e[1]]
+        out = {"add": 0.0, "max": -math.inf, "min": math.inf, "affine": 0.0}[e[1]]
         for v in range(self.p.sizes[e[2]]):
             inner = {**env, e[2]: v}
             if e[4]:
@@ -353,5 +358,5 @@ class Loops:
                 ]:
                     continue
             x = self.expr(e[3], inner)
-            out = out + x if e[1] == "add" else max(out, x) if e[1] == "max" else min(out, x)
+            out = {"add": out + x, "max": max(out, x), "min": min(out, x), "affine": out / 2 + x}[e[1]]
         return min(max(out, -50.0), 50.0)

@@ -37,6 +37,7 @@ from rangekit.lower.tiles import perfected
 SMALL = 3000.0  # cycles below which a nest stays as it is
 CHUNK = 40_000.0  # cycles of work handed to a thread at once
 PARTS = 256  # of a reduction over everything
+STRANDS = 32  # of it for each lane, where lanes may not take turns
 ALIASED, WAYS = 4096, 8  # bytes after which the first cache places lines alike, and how many it holds of those
 SIDE = 6  # parts of a fold side by side: a chain of additions waits four cycles for each
 BLOCKS = (8, 16, 24, 32)  # of a vector's loop
@@ -331,13 +332,17 @@ class _Region:
         name = self.handle[self.loop.var]
         n = span(self.loop) or 1
         parts = max(1, min(PARTS, n, int(cost / CHUNK)))
-        if parts > 1 and cost > THREADS and self.target.threads:
+        threads = parts > 1 and cost > THREADS and self.target.threads
+        leaf = [a for a in loops((self.loop,)) if not any(isinstance(s, Loop) for s in a.body)]
+        free = [a for a in leaf if not self._ordered(a)]
+        lanes = self._width(self.loop)
+        if not free and n >= 8 * lanes:  # each lane has a part of its own, from one end to the other
+            few = max(1, min(parts, STRANDS))
+            return [Group(name, few * lanes), Upcast(name, lanes), *[Thread(name)] * threads]
+        if threads:
             steps += [Group(name, parts), Thread(name)]
             name += ".t"
-        leaf = [a for a in loops((self.loop,)) if not any(isinstance(s, Loop) for s in a.body)]
-        for a in leaf:
-            if any(s.update is None for s in carried(a)) or self._ordered(a):
-                continue
+        for a in free:
             size = 32 if (span(a) or 64) >= 64 else 8
             steps.append(Upcast(name if a is self.loop else self.handle[a.var], size))
         return steps

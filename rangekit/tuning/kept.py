@@ -19,7 +19,8 @@ from rangekit import cache
 from rangekit.backends.llvm import engine
 from rangekit.backends.llvm.render import render
 from rangekit.errors import ScheduleError
-from rangekit.ir.nest import Nest
+from rangekit.ir.nest import Nest, Store, walk
+from rangekit.ir.reducers import Formula
 from rangekit.ir.show import nest_text
 from rangekit.ir.target import Target
 from rangekit.lower.schedule import Schedule
@@ -64,7 +65,9 @@ def key(nest: Nest, target: Target, threads: int, given: Sequence[Step] | None =
     except PackageNotFoundError:  # run from its source
         made_by = "source"
     machine_code = engine.key(render(nest))  # the module's text, the CPU and its features, LLVM and its options
-    options = repr((target, threads, nest.strict, None if given is None else tuple(given)))
+    orders = sorted({(s.update.commutative, s.update.associative) for s in walk(nest.body)
+                     if isinstance(s, Store) and isinstance(s.update, Formula)})  # fmt: skip
+    options = repr((target, threads, nest.strict, None if given is None else tuple(given), *orders))
     return cache.key(str(FORMAT), nest_text(nest), machine_code, options, made_by)
 
 
