@@ -117,7 +117,8 @@ class Program:
                 if pick.random() < 0.5
                 else (pick.choice(("le", "lt", "ge", "gt", "eq")), pick.randrange(4), pick.choice((-1, 0, 1)))
             )
-            return ("reduce", pick.choice(("add", "add", "max", "min", "affine")), r, self.scalar(depth - 1, [*bound, r]), limit)
+            op = pick.choice(("add", "add", "max", "min", "affine"))
+            return ("reduce", op, r, self.scalar(depth - 1, [*bound, r]), limit)
         if kind < 0.80:
             return ("argmax", pick.choice((0, 1, 2, 3)), self.load())
         if kind < 0.88:  # sum(A[r] * e, r)[index]: a shaped reduction, read at an index that may be r itself

@@ -287,7 +287,6 @@ _BOOL: dict[Op, Rule] = {
     Op.AND: lambda w, x, y: w.z3.And(x, y),   Op.OR: lambda w, x, y: w.z3.Or(x, y),
     Op.XOR: lambda w, x, y: w.z3.Xor(x, y),   Op.NOT: lambda w, x: w.z3.Not(x),
     Op.EQ: lambda w, x, y: x == y,            Op.NE: lambda w, x, y: x != y,
-    Op.MAX: lambda w, x, y: w.z3.Or(x, y),    Op.MIN: lambda w, x, y: w.z3.And(x, y),
     Op.LT: lambda w, x, y: w.z3.And(w.z3.Not(x), y),
     Op.LE: lambda w, x, y: w.z3.Or(w.z3.Not(x), y),
 }

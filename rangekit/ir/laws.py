@@ -1,8 +1,8 @@
 """Whether a formula is a monoid: its identity neutral, its combine associative and, where that is claimed, commutative.
 
 Each law is first tried on values, small ones among them, so that a wrong one is refuted by something to look at; then
-proved over the integers and the reals where its ops have a counterpart there. Floats are compared up to rounding, which
-is told from a wrong law by working in float64.
+proved over the integers and the reals, or over machine integers, where its ops have a counterpart there. Floats are
+compared up to rounding, which is told from a wrong law by working in float64.
 
 A state need not mean anything for every tuple of numbers: a mean beside a count of 0 is no mean of anything, nor a
 value beside a flag that says there is none. So where a law fails, it is tried once more for states in which a count is
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from rangekit.ir import dtype as dt
+from rangekit.ir.bits import Bits
 from rangekit.ir.dtype import DType
 from rangekit.ir.exact import Number, Untranslatable, World
 from rangekit.ir.ops import Op
@@ -54,7 +55,7 @@ class Verdict:
     """
 
     broken: Broken | None
-    proved: bool = False
+    proved: str = ""  # over "numbers", which have no width, or over "bits"; "" where it is only tested
     counts: tuple[int, ...] = ()
     special: Broken | None = None
 
@@ -76,7 +77,8 @@ class _Laws:
     def __init__(self, f: Formula) -> None:
         self.f, self.wide = f, _widened(f)
         self.laws = LAWS if f.commutative else LAWS[:3]
-        self.proved = False
+        self.world: type[World] = World
+        self.proved = ""
 
     # ---- one law, on arrays of states ------------------------------------------------------------------------------
 
@@ -127,14 +129,16 @@ class _Laws:
             bad = self.failing(law, s)
             if bad.any():
                 return self.broken(law, self.simplest(law, s, bad, counts))
-        self.proved = True
+        answers = []
         for law in self.laws:
             answer = self.asked(law, counts)
+            answers.append(answer)
             if isinstance(answer, list):
                 s = self.numbered(answer)
                 if self.failing(law, s).any():
                     return self.broken(law, s)
-            self.proved = self.proved and answer is True
+        by = "numbers" if self.world is World else "bits"
+        self.proved = by if all(answer is True for answer in answers) else ""
         return None
 
     def counts(self) -> Iterator[tuple[int, ...]]:
@@ -193,7 +197,17 @@ class _Laws:
 
     def asked(self, law: str, counts: tuple[int, ...]) -> list[Number] | bool:
         """What Z3 says of a law: True, or numbers that refute it, or False."""
-        world = World()
+        try:
+            return self.question(law, counts)
+        except Untranslatable:
+            if self.world is Bits:
+                return False
+        self.world = Bits  # for this law and the others
+        return self.asked(law, counts)
+
+    def question(self, law: str, counts: tuple[int, ...]) -> list[Number] | bool:
+        """The same, in the terms of one kind of numbers. ``Untranslatable`` where it has none."""
+        world = self.world()
         s = [
             [world.variable(f"{side}{k}", d) for k, d in enumerate(self.f.dtypes)] for side in "abc"[: _speaks_of(law)]
         ]
@@ -208,10 +222,7 @@ class _Laws:
             if all(math.isfinite(n.arg) for n in self.f.neutral):
                 positive = world.z3.Or(positive, world.same(state, e))
             world.assumed.append(positive)
-        try:
-            left, right = _sides(law, combine, e, s)
-        except Untranslatable:
-            return False
+        left, right = _sides(law, combine, e, s)
         return world.refute(left, right, defined="identity" in law)
 
     def numbered(self, values: list[Number]) -> list[State]:

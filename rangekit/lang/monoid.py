@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class Monoid:
     def __repr__(self) -> str:
         return f"<monoid {self._name} of {self.identity}: {self.proof}>"
 
-    @property
+    @cached_property
     def proof(self) -> str:
         """What is known of the laws, for the dtypes that the identity says: whether they were proved or tested."""
         return self._told([(f, examine(f)) for f in self._first()])
@@ -229,12 +230,14 @@ class Monoid:
     def _told(self, found: list[tuple[Formula, Verdict]]) -> str:
         """What is known of the laws, in words."""
         (own, verdict), *others = found
-        clean = [f for f, v in others if v.broken is None and v.special is None and v.proved >= verdict.proved]
+        clean = [f for f, v in others if v.broken is None and v.special is None and v.proved]
         kinds = {d.kind for f in (own, *clean) for d in f.dtypes}
         numbers = [word for kind, word in (("iu", "the integers"), ("f", "the reals")) if kinds & set(kind)]
         text = f"tested on {TRIES} random states"
         if verdict.proved:
             text = f"proved over {' and '.join(numbers) or 'both truth values'}"
+        if verdict.proved == "bits" and numbers:
+            text += f" of {' and '.join(dict.fromkeys(str(d.bits) for d in own.dtypes if d.is_int))} bits"
         if verdict.counts:
             conditions = (f"value {k} is {'true' if own.dtypes[k] is dt.bool_ else 'positive'}" for k in verdict.counts)
             text += f", for states whose {' and '.join(conditions)}"

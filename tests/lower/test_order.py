@@ -180,3 +180,13 @@ def test_random_schedules(name: str, chunk: int) -> None:
             CpuDevice().compile(new)(held, np.zeros(4, np.int64))
         for p, want in zip(program.lowered.outputs, said(name, x), strict=True):
             np.testing.assert_array_equal(memory[p], want, err_msg=f"{seed} {chosen}")
+
+
+@pytest.mark.parametrize("n", [9000, 100_003])
+def test_each_lane_of_an_ordered_reduction_has_a_part_of_its_own(n: int) -> None:
+    x = np.zeros(n, np.int32)
+    x[[0, 7, n // 2, n - 3]] = 5, 6, 7, 8
+    both: Any = rk.kernel(lambda x: (rk.reduce(x, op=FIRST), rk.reduce((x != 0, x), op=LAST)[1]))
+    steps = both.lower(x).kernels[0].schedule
+    assert [type(s).__name__ for s in steps][:2] == ["Group", "Upcast"]
+    assert tuple(map(int, both(x))) == (5, 8)

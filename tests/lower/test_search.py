@@ -39,11 +39,20 @@ def soft(x: Any) -> Any:
     return np.exp(x) / np.exp(x).sum(1, keepdims=True)
 
 
+AFTER = rk.Monoid((1.0, 0.0), lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]))
+
+
+def decayed(x: Any) -> Any:
+    return x @ 0.9999 ** np.arange(x.shape[-1] - 1, -1, -1.0)
+
+
 CASES = {
     "product": (product, (rand(70, 90), rand(90, 65)), lambda a, b: a @ b),
     "softmax": (lambda x: rk.softmax(x, axis=1), (rand(60, 130),), soft),
     "stencil": (blurred, (rand(66, 75),), lambda x: x[:-2] + x[1:-1] + x[2:]),
     "sum": (lambda x: rk.sum(x), (rand(150, 90),), lambda x: np.array(x.sum())),
+    "ordered rows": (lambda x: rk.reduce((0.9999, x), axis=1, op=AFTER)[1], (rand(60, 130),), decayed),
+    "ordered": (lambda x: rk.reduce((0.9999, x), op=AFTER)[1], (rand(60_000),), lambda x: np.array(decayed(x))),
 }  # fmt: skip
 
 
