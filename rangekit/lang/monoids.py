@@ -33,6 +33,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rangekit.errors import DtypeError
 from rangekit.ir import dtype as dt
 from rangekit.ir.reducers import Formula, formula
 from rangekit.lang.elementwise import TABLE, where
@@ -64,6 +65,11 @@ class _Extreme(_Kept):
 
     def over(self, values: Sequence[Tensor]) -> tuple[str | Formula, DTypes, DTypes]:
         """The named reducer; bools are compared as integers."""
+        if not values[1].node.dtype.is_int:
+            raise DtypeError(
+                f"{self._reducer} takes (value, index), and {values[1].dtype} is no index",
+                help="give the Range, or integers of your own, beside the value: (x[i], i)",
+            )
         own = stored_dtype(values[0])
         inside = dt.uint8 if own is dt.bool_ else dt.float32 if own.is_half else own
         return self._reducer, (inside, dt.int64), (own, dt.int64)

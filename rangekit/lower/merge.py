@@ -35,7 +35,8 @@ def merged(how: Reducer | Formula, a: Values, b: Values, name: Name) -> Values:
         src = tuple(known.get(s, s) for s in n.src)
         value = n if src == n.src else n.replace(src=src)
         size = 1 + sum(sizes.get(s, 0) for s in src)
-        if n not in roots and ((uses[n] > 1 and size > 1) or size > LONG):
+        again = uses.get(n, 0) + (n in roots) > 1
+        if (again and size > 1) or (size > LONG and n not in roots):
             value, size = name("keep" if n.dtype is dt.bool_ else "v", value), 0
         known[n], sizes[value] = value, size
     return tuple(known.get(n, n) for n in roots)

@@ -75,6 +75,11 @@ def test_nan_is_best_and_infinities_count(seed: int) -> None:
         assert where == 100 - last, way
 
 
+def test_an_index_is_an_integer() -> None:
+    with pytest.raises(rk.DtypeError, match=r"argmax takes \(value, index\), and float32 is no index"):
+        rk.reduce((rk.arange(3), rk.ones(3)), op=rk.monoids.argmax)
+
+
 def test_of_nothing_the_worst_value_and_no_index() -> None:
     k = rk.Range(0)
     value, at = rk.reduce((rk.ones(()), k), k, op=rk.monoids.argmax)
