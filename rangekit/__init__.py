@@ -133,6 +133,7 @@ from rangekit.lang.reduce import (
     var,
     vecdot,
 )
+from rangekit.lang.scatter import scatter
 from rangekit.lang.sort import argsort, sort
 from rangekit.lang.storage import bufferize, print  # noqa: A004
 from rangekit.lang.tensor import Range, Tensor
@@ -355,6 +356,7 @@ __all__ = [
     "round",
     "rsqrt",
     "scan",
+    "scatter",
     "set_num_threads",
     "sigmoid",
     "sign",

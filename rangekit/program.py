@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rangekit.backends.device import FAULT_WORDS, Array, Device, Launch
-from rangekit.errors import BoundsError, DeviceError
+from rangekit.errors import BoundsError, DeviceError, RaceError
 from rangekit.ir.nest import Nest
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp
@@ -40,7 +40,8 @@ class Program:
     """Kernels in launch order over arguments, captured arrays and buffers of their own.
 
     Errors: ``BoundsError`` or ``RaceError`` when made, where the program is plainly wrong; ``BoundsError`` after a
-    launch in which a guarded access was out of bounds (results are then undefined, memory is not).
+    launch in which a guarded access was out of bounds, ``RaceError`` where a promise of unique places was broken
+    (results are then undefined, memory is not).
     Captured arrays that kernels cannot address, ``odd`` ones, are copied for each run.
     """
 
@@ -96,6 +97,13 @@ class Program:
     def fail(self, launch: int, place: int, axis: int, value: int) -> None:
         """Raise what the words of a launch's fault say."""
         access = self.launches[launch][0].accesses[place - 1]
+        if access.by == "unique":
+            one, two = (_iteration(access.ranges, number) for number in sorted((axis, value)))
+            raise RaceError(
+                f"{access.access} = ... : {one} and {two} write the same element, in spite of unique=True",
+                help='combine what meets: op="add", "max" or "min", or mend the index',
+                at=access.at,
+            )
         if access.by == "contract":
             raise BoundsError(
                 f"{access.access}: the value {value} of {access.array} breaks its contract",
@@ -109,6 +117,18 @@ class Program:
             "only constant negative indices wrap",
             at=access.at,
         )
+
+
+def _iteration(ranges: Sequence[tuple[str | None, int]], number: int) -> str:
+    """The iteration of that number, row by row: of ranges without names the number itself."""
+    at = []
+    for name, extent in reversed(ranges):
+        number, i = divmod(number, extent)
+        at.append((name, i))
+    if any(name is None for name, _ in at):
+        inside = ", ".join(str(i) for _, i in reversed(at))
+        return f"index {inside}" if len(at) == 1 else f"index ({inside})"
+    return ", ".join(f"{name} = {i}" for name, i in reversed(at))
 
 
 class _Lines:

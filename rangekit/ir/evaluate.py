@@ -15,7 +15,7 @@ import numpy as np
 from rangekit.ir.ops import ELEMENTWISE, Op
 from rangekit.ir.reducers import reducer, states
 from rangekit.ir.scalar import apply
-from rangekit.ir.spec import binding
+from rangekit.ir.spec import binding, bound_ranges, combines
 from rangekit.ir.uop import UOp, by_uid, toposort
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -85,6 +85,8 @@ class _Evaluator:
             return self.index(n)
         if op is Op.GUARD:
             return self.memo[n.src[0]] if len(n.src) == 1 else self.guarded(n)
+        if op is Op.CLAIM:
+            return np.asarray(self.aligned(n, n.src[0]) == self.aligned(n, n.src[1]))
         if op is Op.WHERE and n.src[2].op is Op.INVALID:
             return np.where(self.aligned(n, n.src[0]), self.aligned(n, n.src[1]), np.iinfo(np.int64).min)
         if op in ELEMENTWISE:
@@ -227,17 +229,27 @@ class _Evaluator:
         return np.stack(lines, axis=len(shape))
 
     def assign(self, n: UOp) -> Array:
-        """The base with the places written."""
-        base, place, value, ranges = n.src[0], n.src[1], n.src[2], n.src[3:]
-        flat = np.arange(math.prod(base.shape)).reshape(base.shape)
-        spots = _Evaluator({**self.env, base: flat}, self.strict, self.at)
-        for m in toposort(base):
-            spots.memo[m] = self.memo[m]
-        spots.memo[base] = flat
+        """The base with the places written, one after another, those that are there (0 is none)."""
+        base, place, value, ranges = *n.src[:3], bound_ranges(n)
+        flat = np.arange(1, math.prod(base.shape) + 1).reshape(base.shape)
+        spots = _Evaluator(self.env, self.strict, self.at)
+        spots.memo = {**self.memo, base: flat}
+        view = place
+        while view is not base:  # only what leads to the base sees numbers of elements there
+            del spots.memo[view]
+            view = view.src[0]
         where = spots.over(place, ranges)
         out = np.array(self.memo[base])
         full = tuple(self.extent(r) for r in ranges) + value.shape
-        out.reshape(-1)[np.broadcast_to(where, full).reshape(-1)] = np.broadcast_to(
-            self.over(value, ranges), full
-        ).reshape(-1)
+        elements, how = out.reshape(-1), combines(n)
+        spread = (np.broadcast_to(v, full).reshape(-1) for v in (where, self.over(value, ranges)))
+        for at, new in zip(*spread, strict=True):
+            if at:
+                elements[int(at) - 1] = new if how is None else self.combined(how, n, elements[int(at) - 1], new)
         return out
+
+    def combined(self, how: str, n: UOp, old: Any, new: Any) -> Any:
+        """One element joined to what is there."""
+        a, b = (UOp(Op.VAR, n.dtype, (), (name, 0, name)) for name in "ab")
+        (root,) = reducer(how).combine((a,), (b,))
+        return apply(root.op, n.dtype, [np.asarray(old), np.asarray(new)], src_dtypes=[n.dtype, n.dtype])

@@ -78,12 +78,16 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Guard:
-    """Unless ``ok``, record (access, axis, value) in the launch's fault, keeping the first; go on either way."""
+    """Unless ``ok``, record (access, axis, value) in the launch's fault, keeping the first; go on either way.
+
+    ``other`` is recorded in place of the axis where there is one: of two values, that should have been equal.
+    """
 
     ok: UOp
     access: int
     axis: int
     value: UOp
+    other: UOp | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,8 @@ class Access:
     """One place that reads or writes an array at an index, and why it is safe.
 
     ``status`` is "proved", "assumed" (by a contract the user gave) or "guarded" (tested at run time); ``by`` says
-    how: "interval", "symbolic", "contract" or None. ``line`` is the user's line number, None where unknown.
+    how: "interval", "symbolic", "contract", "unique" or None. ``line`` is the user's line number, None where unknown.
+    ``ranges`` (name, extent) are those of "unique", whose iterations are numbered row by row.
     """
 
     access: str
@@ -132,6 +137,7 @@ class Access:
     status: str
     by: str | None
     at: Position | None = field(default=None, compare=False, repr=False)  # the user's line, for errors
+    ranges: tuple[tuple[str | None, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,7 +186,7 @@ def operands(stmt: Stmt) -> tuple[UOp, ...]:
     if isinstance(stmt, Stop):
         return (stmt.when,)
     if isinstance(stmt, Guard):
-        return (stmt.ok, stmt.value)
+        return (stmt.ok, stmt.value) if stmt.other is None else (stmt.ok, stmt.value, stmt.other)
     if isinstance(stmt, Print):
         return (*stmt.indices, stmt.value, stmt.when)
     return ()

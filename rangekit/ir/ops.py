@@ -16,6 +16,7 @@ class Op(Enum):
     RANGE = "range"  # arg: RangeId; src: the size
     INVALID = "invalid"  # the index of no element: loads 0, stores nothing
     GUARD = "guard"  # src: an index, or a value and one; arg: (access or None, axis, size); to be proved, or guarded
+    CLAIM = "claim"  # src: two integers; arg: access or None; that they are equal, to be tested at run time
     VAR = "var"  # a name bound by a statement of a loop nest
 
     # memory
@@ -23,8 +24,8 @@ class Op(Enum):
     BUFFER = "buffer"  # arg: BufferId; storage the program owns
     INDEX = "index"  # src: value, one index per leading axis
     BUFFERIZE = "bufferize"  # src: value, the ranges it closes; arg: Storage
-    ASSIGN = "assign"  # src: base, place, value, the ranges it closes; the base with new contents
-    STORE = "store"  # src: place, value, the ranges it closes
+    ASSIGN = "assign"  # src: base, place, value, the ranges it closes; arg: how; the base with new contents
+    STORE = "store"  # src: place, value, the ranges it closes; arg: how
 
     # reduction
     REDUCE = "reduce"  # src: values, the ranges it consumes; arg: the reducer's name, or its Formula
@@ -35,7 +36,7 @@ class Op(Enum):
 
     # structure
     PRINT = "print"  # src: value, condition, the ranges it closes; arg: label
-    KERNEL = "kernel"  # src: stores and prints; arg: name
+    KERNEL = "kernel"  # src: stores and prints, or kernels one after another; arg: name
     SINK = "sink"  # src: everything a program does
 
     # closed-axis movement: gone after rangeify

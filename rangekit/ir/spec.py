@@ -68,10 +68,21 @@ def _named_arity(name: str) -> int:
     return REDUCERS[name].arity
 
 
+def combines(node: UOp) -> str | None:
+    """The reducer with which an ASSIGN or STORE joins its values to what is there; None if it replaces that."""
+    return node.arg if node.op in (Op.ASSIGN, Op.STORE) and node.arg in _COMBINED else None
+
+
 def binding(node: UOp) -> tuple[int, int] | None:
     """(a, b) if the node binds its ranges ``src[b:]`` in ``src[a:b]``; None if it binds nothing."""
     bound = SPEC[node.op].bound
     return bound(node) if bound else None
+
+
+def bound_ranges(node: UOp) -> tuple[UOp, ...]:
+    """The ranges a node binds, outer to inner."""
+    scope = binding(node)
+    return node.src[scope[1] :] if scope else ()
 
 
 def describe(node: UOp) -> tuple[Shape, frozenset[UOp]]:
@@ -156,6 +167,22 @@ def _states(node: UOp) -> bool:
     return count > 0 and all(a.dtype is b.dtype and a.shape == b.shape for a, b in pairs)
 
 
+_COMBINED = frozenset({"add", "mul", "max", "min", "and", "or"})  # in any order, so that places may repeat
+
+
+def _how(node: UOp) -> bool:
+    """No arg: each place is written once, which is proved; "unique": which a CLAIM tests. A reducer joins what meets at
+    a place, of "any" one value stays.
+    """
+    claim = node.src[_claim(node) - 1].op is Op.CLAIM
+    return claim == (node.arg == "unique") and (node.arg in (None, "unique", "any") or node.arg in _COMBINED)
+
+
+def _claim(node: UOp) -> int:
+    """How many sources an ASSIGN or STORE has before its ranges."""
+    return (3 if node.op is Op.ASSIGN else 2) + int(node.arg == "unique")
+
+
 def _shrunk(node: UOp) -> Shape:
     return tuple(size for _, size, _ in node.arg)
 
@@ -174,12 +201,13 @@ SPEC: dict[Op, Row] = {
     Op.INDEX: Row("a value and an integer per leading axis", _index_shape, _index_check),
     Op.BUFFERIZE: Row("a value, the ranges it closes", lambda n: _sizes(n.src[1:]) + n.src[0].shape,
                       lambda n: n.dtype is n.src[0].dtype and n.dtype in dt.STORED, lambda n: (0, 1)),
-    Op.ASSIGN: Row("base, place, value, the ranges it closes", lambda n: n.src[0].shape,
-                   lambda n: n.src[1].dtype is n.src[2].dtype is n.dtype and n.src[1].shape == n.src[2].shape,
-                   lambda n: (1, 3)),
-    Op.STORE: Row("place, value, the ranges it closes", _SCALAR,
+    Op.ASSIGN: Row("base, place, value, a CLAIM, the ranges it closes; arg how", lambda n: n.src[0].shape,
+                   lambda n: n.src[1].dtype is n.src[2].dtype is n.dtype and n.src[1].shape == n.src[2].shape
+                   and _how(n),
+                   lambda n: (1, _claim(n))),
+    Op.STORE: Row("place, value, a CLAIM, the ranges it closes; arg how", _SCALAR,
                   lambda n: n.dtype is dt.void and _place(n.src[0]) and n.src[0].dtype is n.src[1].dtype
-                  and n.src[0].shape == n.src[1].shape == (), lambda n: (0, 2)),
+                  and n.src[0].shape == n.src[1].shape == () and _how(n), lambda n: (0, _claim(n))),
     Op.REDUCE: Row("the reducer's values, the ranges it consumes", lambda n: n.src[0].shape,
                    lambda n: n.dtype is n.src[0].dtype
                    and all(s.shape == n.src[0].shape for s in n.src[: arity(n)])
@@ -200,8 +228,12 @@ SPEC: dict[Op, Row] = {
                   lambda n: (0, 2)),
     Op.GUARD: Row("an index, or a value and the index that it was read at; arg (access or None, axis, size)", _SCALAR,
                   lambda n: n.dtype is n.src[0].dtype and n.src[-1].dtype is dt.index and len(n.src) < 3),
-    Op.KERNEL: Row("stores and prints; arg the name", _SCALAR,
-                   lambda n: n.dtype is dt.void and all(s.op in (Op.STORE, Op.PRINT) for s in n.src)),
+    Op.CLAIM: Row("two integers of one type; arg the access or None", _SCALAR,
+                  lambda n: n.dtype is dt.bool_ and n.src[0].dtype is n.src[1].dtype and n.src[0].dtype.is_int
+                  and len(n.src) == 2 and n.src[0].shape == n.src[1].shape == ()),
+    Op.KERNEL: Row("stores and prints over equal loops, or kernels one after another; arg the name", _SCALAR,
+                   lambda n: n.dtype is dt.void and (all(s.op in (Op.STORE, Op.PRINT) for s in n.src)
+                                                     or all(s.op is Op.KERNEL for s in n.src))),
     Op.SINK: Row("everything the program does", _SCALAR, lambda n: n.dtype is dt.void),
     Op.RESHAPE: Row("a value; arg the shape", lambda n: n.arg,
                     lambda n: math.prod(n.arg) == math.prod(n.src[0].shape) and n.dtype is n.src[0].dtype),

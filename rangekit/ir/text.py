@@ -29,7 +29,7 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 _ARRAY = re.compile(r"""(\w*|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")#(\d+)(\(.*?\))(?: (.+))?""")
 _NODES = r"(%\d+(?:, %\d+)*)"
 _FORMULA = re.compile(rf"(\w*|'(?:[^'\\]|\\.)*')\({_NODES}; {_NODES}\)((?: \w+)*)")
-_WORDS = frozenset({Op.REDUCE, Op.KERNEL, Op.PRINT})  # their arg is a string
+_WORDS = frozenset({Op.REDUCE, Op.KERNEL, Op.ASSIGN, Op.STORE, Op.PRINT})  # their arg is a string
 
 
 def dump(root: UOp, canonical: bool = False) -> str:

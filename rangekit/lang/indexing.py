@@ -60,7 +60,7 @@ def _sliced(x: Tensor, axis: int, cut: slice) -> Tensor:
     return slice_axis(x, axis, start if size else 0, size, step if size else 1)
 
 
-def _index(item: Any, axis: int, size: int) -> UOp:
+def as_index(item: Any, axis: int, size: int) -> UOp:
     """One index as a node of dtype index."""
     if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
         n = operator.index(item)
@@ -104,7 +104,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
             x = _sliced(x, axis, item)
             kept += 1
         else:
-            node = _index(item, axis, x.shape[axis])
+            node = as_index(item, axis, x.shape[axis])
             if node.shape and first is None:
                 first = kept + len(new_axes)
             picked.append((axis, node))

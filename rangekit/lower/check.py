@@ -21,7 +21,7 @@ from rangekit.ir.logic import conditions
 from rangekit.ir.nest import Access
 from rangekit.ir.ops import Op
 from rangekit.ir.show import expression
-from rangekit.ir.spec import binding
+from rangekit.ir.spec import binding, bound_ranges
 from rangekit.ir.symbolic import simplify
 from rangekit.ir.uop import UOp, alu, by_uid, const, idx, toposort
 from rangekit.lower.proof import Conditions, conjuncts, either, is_mark, proof
@@ -48,16 +48,16 @@ class _Check:
         self.positions, self.accesses, self.carry = positions, accesses, carry
         self.order = toposort(self.kernel)
         self.indices = [n for n in self.order if n.op is Op.INDEX and n.shape == ()]
-        self.stored = {s.src[0] for s in self.kernel.src if s.op is Op.STORE}
+        self.stores = [n for n in self.order if n.op is Op.STORE]
+        self.stored = {s.src[0] for s in self.stores}
 
     def run(self) -> UOp:
         self.open = {n for n in self.indices if self._axes_unproved(n, frozenset())}
         self.uses = self._uses(self.open | {n for n in self.order if is_mark(n)})
         self.memo: dict[UOp, UOp] = {}
         self._checked(self.kernel)
-        for s in self.kernel.src:
-            if s.op is Op.STORE:
-                self._one_to_one(s)
+        for s in self.stores:
+            self._one_to_one(s)
         return self.memo[self.kernel]
 
     def _checked(self, root: UOp) -> UOp:
@@ -72,6 +72,8 @@ class _Check:
                 new = self._access(n, new, self.uses.get(n) if n in self.open else [])
             elif n.op is Op.IN_RANGE:
                 new = new.replace(arg=(self._note(n, _source_name(n), 0, 0, "assumed", "contract"), 0))
+            elif n.op is Op.CLAIM:
+                new = new.replace(arg=self._claim(n))
             elif is_mark(n):
                 at = self._marker(n, new.src[-1], self.uses.get(n) or [frozenset()])
                 new = at if len(n.src) == 1 else _inside(new.src[0], at)
@@ -191,6 +193,17 @@ class _Check:
         self.accesses.append(Access(self._text(n), array, axis, size, at.lineno if at else None, status, by, at))
         return len(self.accesses) - 1
 
+    def _claim(self, n: UOp) -> int:
+        """The number of a promise that no two iterations write one element; what they are is told by their numbers."""
+        store = next(s for s in self.stores if n in s.src)
+        at = self.positions.get(store.src[0]) or self.positions.get(store)
+        terms, _ = affine(n.src[1].src[0] if n.src[1].op is Op.CAST else n.src[1])
+        order = sorted(terms, key=terms.__getitem__, reverse=True)
+        ranges = tuple((r.arg.name, r.extent) for r in order if r.op is Op.RANGE)
+        text, array, line = expression(store.src[0]), _array_name(store.src[0]), at.lineno if at else None
+        self.accesses.append(Access(text, array, 0, 0, line, "assumed", "unique", at, ranges))
+        return len(self.accesses) - 1
+
     def _enumerate(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> None:
         """Try every iteration; raises at the first that leaves the array."""
         ranges = by_uid(_involved(i, gate))
@@ -232,9 +245,11 @@ class _Check:
 
     def _one_to_one(self, store: UOp) -> None:
         """Two iterations never write one element."""
-        place, ranges = store.src[0], [r for r in store.src[2:] if r.extent > 1]
+        if store.arg is not None:
+            return  # what repeats is combined, or the program promises that nothing does
+        place, ranges = store.src[0], [r for r in bound_ranges(store) if r.extent > 1]
         bare = [i for i in place.src[1:] if i.op is Op.RANGE]
-        if set(ranges) <= set(bare) or any(r.extent == 0 for r in store.src[2:]):
+        if set(ranges) <= set(bare) or any(r.extent == 0 for r in bound_ranges(store)):
             return
         pair: str | None = None
         flat: UOp = idx(0)

@@ -118,12 +118,15 @@ def laid_out(mine: list[Loop], layout: Sequence[str] | None) -> list[Loop]:
 def prefetched(loop: Loop, buffer: UOp) -> Loop:
     """At the start of each iteration of ``loop``: the lines of ``buffer`` that this iteration stores to, asked for."""
     stores = [s for s in walk(loop.body) if isinstance(s, Store) and s.buffer is buffer]
-    known = {loop.var, *(s.var for s in loop.body if isinstance(s, Let))}
-    inner = {s.var for s in walk(loop.body) if isinstance(s, Loop)} - known
+    lets = {s.var for s in walk(loop.body) if isinstance(s, Let)}
+    inner = {s.var for s in walk(loop.body) if isinstance(s, Loop)} - {loop.var}
     before = []
     for s in stores:
         zero = substitution({v: idx(0) for v in inner})
-        before.append(Prefetch(buffer, tuple(zero(ungated(i)) for i in s.index)))
+        index = tuple(zero(ungated(i)) for i in s.index)
+        if frozenset().union(*map(variables, index)) & lets:
+            raise ScheduleError(f"{buffer.arg.name} cannot be prefetched: where it is stored to depends on data")
+        before.append(Prefetch(buffer, index))
     return replace(loop, body=(*dict.fromkeys(before), *loop.body))
 
 

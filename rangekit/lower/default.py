@@ -19,6 +19,7 @@ from rangekit.lower.blocking import THREADS, Blocks
 from rangekit.lower.joined import joinable
 from rangekit.lower.loops import carried, chain, loops, name_of, parallel, regrouped, shuffled, single, span
 from rangekit.lower.model import UNKNOWN, Lanes, Row, cycles, packed, reuse, rows
+from rangekit.lower.scattering import scattering
 from rangekit.lower.schedule import Schedule
 from rangekit.lower.step import (
     Group,
@@ -110,6 +111,10 @@ class _Region:
 
     def plan(self) -> list[Step]:
         """The steps for this region."""
+        scattered = scattering(self.loop, cycles(self.listed, Lanes(), self.target), self.nest.strict, self.target,
+                               self.handle)  # fmt: skip
+        if scattered is not None:
+            return scattered
         if not self.chain:
             return self._reduction()
         best = min(self._choices(), key=lambda c: c.cost)
@@ -412,7 +417,7 @@ def _joined(steps: Sequence[Step], names: dict[str, int]) -> Schedule:
             same = [t for t in steps if type(t) is type(s) and getattr(t, "name", "").partition("#")[0] == base
                     and getattr(t, "name", "").partition(".")[2] == name.partition(".")[2]
                     and _but_name(t) == _but_name(s)]  # fmt: skip
-            if len(same) == names[base] and isinstance(s, (Upcast, Unroll)) and "." not in name:
+            if len(same) == names.get(base) and isinstance(s, (Upcast, Unroll)) and "." not in name:
                 plain = type(s)(base, s.size)
                 if plain not in out:
                     out.append(plain)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.binding import substitute
-from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, Scratch, Stmt, Stop, Store
+from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, Scratch, Stmt, Stop, Store, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import reducer
-from rangekit.ir.spec import arity, binding
+from rangekit.ir.spec import arity, binding, bound_ranges, combines
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, alu, cast, idx, new_buffer, toposort
 from rangekit.lower.limits import Bounds, limits
@@ -40,16 +40,33 @@ class Block:
     memo: dict[UOp, UOp] = field(default_factory=dict)
     accumulators: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
     late: list[Stmt] = field(default_factory=list)  # the states of scans, handed on when the iteration is done
+    inside: dict[tuple[UOp, int, UOp | None], tuple[UOp, UOp]] = field(default_factory=dict)  # indices with their tests
 
 
 def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Target, strict: bool = False) -> Nest:
-    """The loop nest of one KERNEL."""
-    return _Linearize(kernel, target, strict).run(name, accesses)
+    """The loop nest of one KERNEL; of KERNELs one after another, their nests so."""
+    body: list[Stmt] = []
+    prints: list[PrintSite] = []
+    count = 0
+    names = {n.arg.name for n in toposort(kernel) if n.op is Op.RANGE and n.arg.name}
+    for part in kernel.src if kernel.src and kernel.src[0].op is Op.KERNEL else (kernel,):
+        work = _Linearize(part, target, strict, count, names)
+        body += work.run()
+        prints += work.prints
+        names |= set(work.ranges_named.values())
+        count = work.count
+    params = tuple(n for n in toposort(kernel) if n.op in (Op.PARAM, Op.BUFFER))
+    written = {s.buffer for s in walk(tuple(body)) if isinstance(s, Store)}
+    outputs = tuple(p for p in params if p in written)
+    inputs = tuple(p for p in params if p not in written)
+    return tidy(
+        Nest(name, (*inputs, *outputs), tuple(body), frozenset(outputs), accesses, tuple(prints), strict=strict)
+    )
 
 
 class _Linearize:
-    def __init__(self, kernel: UOp, target: Target, strict: bool) -> None:
-        self.kernel, self.target, self.strict = kernel, target, strict
+    def __init__(self, kernel: UOp, target: Target, strict: bool, count: int, names: set[str]) -> None:
+        self.kernel, self.target, self.strict, self.count = kernel, target, strict, count
         self.order = toposort(kernel)
         self.consumers: dict[UOp, int] = {}
         self.counted: set[UOp] = set()
@@ -62,21 +79,16 @@ class _Linearize:
         self.under = {s: set(toposort(s)) for s in kernel.src} if len(kernel.src) > 1 else {}
         self.sizes: dict[UOp, int] = {}
         self.ranges_named: dict[UOp, str] = {}
-        self._name_ranges()
+        self._name_ranges(names)
         self.states: dict[int, tuple[tuple[UOp, ...], tuple[UOp, ...]]] = {}  # a fold's arrays, and its lanes
         self.root = Block(None, None, frozenset(kernel.src))
         self.stack = [self.root]
         self.prints: list[PrintSite] = []
 
-    def run(self, name: str, accesses: tuple[Access, ...]) -> Nest:
+    def run(self) -> list[Stmt]:
         """Fill the nest from the stores down."""
-        self._stores([(s, s.src[2:]) for s in self.kernel.src])
-        params = tuple(n for n in self.order if n.op in (Op.PARAM, Op.BUFFER))
-        outputs = tuple(p for p in params if p in self.written)
-        inputs = tuple(p for p in params if p not in self.written)
-        nest = Nest(name, (*inputs, *outputs), tuple(self.root.body), frozenset(outputs), accesses, tuple(self.prints),
-                    strict=self.strict)  # fmt: skip
-        return tidy(nest)
+        self._stores([(s, bound_ranges(s)) for s in self.kernel.src])
+        return self.root.body
 
     def _count(self, *roots: UOp) -> None:
         """How often each node below is used; nodes that were counted before stay as they are."""
@@ -88,17 +100,17 @@ class _Linearize:
 
     # ---- names -----------------------------------------------------------------------------------------------------
 
-    def _name_ranges(self) -> None:
+    def _name_ranges(self, names: set[str]) -> None:
         """User names first; hidden ranges get the next of i, j, k, ... in order of appearance."""
         found = sorted({n for n in self.order if n.op is Op.RANGE}, key=lambda r: self.order.index(r))
-        loops = list(dict.fromkeys([*(r for s in self.kernel.src for r in s.src[2:]), *found]))
+        loops = list(dict.fromkeys([*(r for s in self.kernel.src for r in bound_ranges(s)), *found]))
         taken = {n.arg.name for n in self.order if n.op in (Op.PARAM, Op.BUFFER)}
         taken |= {n.arg[3] for n in self.order if n.op is Op.STATE}
         pool = (f"{c}{n or ''}" for n in range(10_000) for c in "ijklmn")
         for r in sorted(loops, key=lambda r: r.arg.name is None):
             base = r.arg.name
             if base is None:
-                base = next(p for p in pool if p not in taken)
+                base = next(p for p in pool if p not in taken and p not in names)
             while base in taken:
                 base += "_"
             taken.add(base)
@@ -131,7 +143,7 @@ class _Linearize:
         return block
 
     def _number(self) -> int:
-        self.count = getattr(self, "count", 0) + 1
+        self.count += 1
         return self.count
 
     def _pop(self, lo: UOp, hi: UOp) -> None:
@@ -175,10 +187,35 @@ class _Linearize:
             indices = tuple(self._run(r) for r in loops)
             self.stack[-1].body.append(Print(len(self.prints) - 1, indices, value, when))
             return
+        for n in s.src[2:3]:
+            if n.op is Op.CLAIM:
+                self._claim(n)
         value = self._run(s.src[1])
         index = tuple(self._run(i) for i in s.src[0].src[1:])
         buffer, index = self._gated(s.src[0].src[0], index)
-        self.stack[-1].body.append(Store(buffer, index, value))
+        how = combines(s)
+        if how is None:
+            self.stack[-1].body.append(Store(buffer, index, value))
+            return
+        index = tuple(map(self._once, index))
+        new = _added(how, UOp(Op.INDEX, buffer.dtype, (buffer, *index)), value, self.strict)
+        self.stack[-1].body.append(Store(buffer, index, new, how, value))
+
+    def _claim(self, n: UOp) -> None:
+        """A test that two numbers are equal, where both are known."""
+        other, value = (cast(self._run(s), dt.int64) for s in n.src)
+        depth = self._home(n.ranges)
+        ok = self._let("ok", alu(Op.EQ, other, value), depth)
+        self.stack[depth].body.append(Guard(ok, n.arg, 0, value, other))
+
+    def _once(self, i: UOp) -> UOp:
+        """An index that is used twice: one that is long or read from memory gets a name."""
+        if i.op is Op.WHERE and i.src[2].op is Op.INVALID:
+            return i.replace(src=(i.src[0], self._once(i.src[1]), i.src[2]))
+        plain = i.op in (Op.VAR, Op.CONST) or (
+            self.sizes.get(i, 0) <= 4 and all(n.op is not Op.INDEX for n in toposort(i))
+        )
+        return i if plain else self._let("at", i, len(self.stack) - 1)
 
     # ---- expressions -----------------------------------------------------------------------------------------------
 
@@ -280,7 +317,7 @@ class _Linearize:
         here = len(self.stack) - 1 if depth is None else depth
         gates: list[UOp] = []
         plain: list[UOp] = []
-        tests: list[tuple[UOp, tuple[int, int, int], UOp]] = []
+        tests: list[tuple[UOp, tuple[int, int, int], int]] = []
         for i in index:
             guard = None
             while i.op is Op.GUARD or (i.op is Op.WHERE and i.src[2].op is Op.INVALID):
@@ -292,20 +329,23 @@ class _Linearize:
                         gates.append(i.src[0])
                     i = i.src[1]
             if guard is not None:
-                if i.op not in (Op.VAR, Op.CONST):
-                    i = self._let("at", i, here)
-                tests.append((i, guard, i))
+                tests.append((i, guard, len(plain)))
             plain.append(i)
         if not gates and not tests:
             return buffer, index
         gate: UOp | None = None
         for g in gates:
             gate = g if gate is None else alu(Op.AND, gate, g)
-        for i, (access, axis, size), value in tests:
-            inside = alu(Op.AND, alu(Op.LE, idx(0), i), alu(Op.LT, i, idx(size)))
-            inside = self._let("ok", inside, here)
-            quiet = inside if gate is None else alu(Op.OR, alu(Op.NOT, gate), inside)
-            self.stack[here].body.append(Guard(quiet, access, axis, value))
+        known = self.stack[here].inside
+        for i, (access, axis, size), place in tests:
+            key = i, size, gate
+            if key not in known:
+                at = i if i.op in (Op.VAR, Op.CONST) else self._let("at", i, here)
+                ok = self._let("ok", alu(Op.AND, alu(Op.LE, idx(0), at), alu(Op.LT, at, idx(size))), here)
+                quiet = ok if gate is None else alu(Op.OR, alu(Op.NOT, gate), ok)
+                self.stack[here].body.append(Guard(quiet, access, axis, at))
+                known[key] = at, ok
+            plain[place], inside = known[key]
             gate = inside if gate is None else alu(Op.AND, gate, inside)
         assert gate is not None
         if not plain:

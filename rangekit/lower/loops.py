@@ -90,7 +90,7 @@ def rebuilt(s: Stmt, fn: Callable[[UOp], UOp]) -> Stmt:
     if isinstance(s, Stop):
         return Stop(fn(s.when))
     if isinstance(s, Guard):
-        return Guard(fn(s.ok), s.access, s.axis, fn(s.value))
+        return replace(s, ok=fn(s.ok), value=fn(s.value), other=None if s.other is None else fn(s.other))
     return Print(s.number, tuple(map(fn, s.indices)), fn(s.value), fn(s.when))
 
 
@@ -196,17 +196,62 @@ def declared(stmts: Body) -> frozenset[UOp]:
 
 
 def carried(loop: Loop) -> list[Store]:
-    """Stores of a loop's body to places that do not move with it: what one iteration hands to the next."""
+    """Stores of a loop's body to places that do not move with it: what one iteration hands to the next.
+
+    A plain store that moves has a place of its own in each iteration, as *check* proved; what is reduced may meet again
+    at a place that data names, unless an index tells the iterations apart.
+    """
     own = declared(loop.body)
+    inner = _following(loop)
+    return [
+        s
+        for s in walk(loop.body)
+        if isinstance(s, Store) and s.buffer not in own
+        and not (_moves(s, inner) and (s.update is None or _apart(s, loop)))
+    ]  # fmt: skip
+
+
+def _following(loop: Loop) -> set[UOp]:
+    """The variable of a loop, and the names in its body of what depends on it."""
     inner = {loop.var}
     for s in walk(loop.body):
         if isinstance(s, Let) and variables(s.value) & inner:
             inner.add(s.var)
-    return [
-        s
-        for s in walk(loop.body)
-        if isinstance(s, Store) and s.buffer not in own and not any(variables(ungated(i)) & inner for i in s.index)
-    ]
+    return inner
+
+
+def _moves(s: Store, inner: set[UOp]) -> bool:
+    return any(variables(ungated(i)) & inner for i in s.index)
+
+
+def _apart(s: Store, loop: Loop) -> bool:
+    """Whether some index of a store has other values in each iteration of a loop, whatever the loops inside do: its
+    factor there is more than they add up to, and nothing else that varies is in it.
+    """
+    reach: dict[UOp, int | None] = {}
+    for a in loops(loop.body):
+        n = span(a)
+        reach[a.var] = None if n is None else max(0, n - 1)
+    varying = {loop.var, *reach}
+    for t in walk(loop.body):
+        if isinstance(t, Let) and variables(t.value) & varying:
+            varying.add(t.var)
+    for i in map(ungated, s.index):
+        terms = affine(i)[0] if i.dtype is dt.index else {}
+        step, most = abs(terms.get(loop.var, 0)), 0
+        for atom, factor in terms.items():
+            if atom in reach:
+                n = reach[atom]
+                most += step if n is None else abs(factor) * n
+            elif atom is not loop.var and (atom in varying or variables(atom) & varying or _loads(atom)):
+                most += step
+        if most < step:
+            return True
+    return False
+
+
+def _loads(n: UOp) -> bool:
+    return n.op is Op.INDEX or any(_loads(s) for s in n.src)
 
 
 def parallel(loop: Loop) -> bool:
@@ -216,7 +261,17 @@ def parallel(loop: Loop) -> bool:
 
 def single(loop: Loop) -> bool:
     """Whether all it hands on are values reduced one by one: those may be taken one lane after another."""
-    return all(s.update is not None and reducer(s.update).arity == 1 and plain_update(s) for s in carried(loop))
+    inner = _following(loop)
+    return all(
+        s.update is not None and reducer(s.update).arity == 1 and plain_update(s) and not _moves(s, inner)
+        for s in carried(loop)
+    )
+
+
+def scattered(loop: Loop) -> bool:
+    """Whether data says where it reduces to."""
+    inner = _following(loop)
+    return any(_moves(s, inner) for s in carried(loop))
 
 
 def exact(loop: Loop) -> bool:

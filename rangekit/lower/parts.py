@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rangekit.errors import ScheduleError
 from rangekit.ir.nest import Let, Loop, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import Formula, reducer
-from rangekit.ir.uop import UOp, alu, idx, new_buffer
+from rangekit.ir.uop import UOp, alu, const, idx, new_buffer
 from rangekit.lower.copies import laid_out
 from rangekit.lower.loops import (
     Body,
@@ -24,7 +24,7 @@ from rangekit.lower.loops import (
     name_of,
     reads,
     span,
-    substitution,
+    ungated,
     variable,
     wrapped,
 )
@@ -39,35 +39,29 @@ def partial(loop: Loop, inner: Loop) -> Body:
     """
     groups = accumulators(loop)
     size = inner.width
-    parts: dict[UOp, UOp] = {}
+    copies: dict[UOp, _Copy] = {}
     before: list[Stmt] = []
     after: list[Stmt] = []
     for how, buffers in groups:
+        stays = _stays(loop, buffers)
+        outer, moving, at = _over(buffers[0].shape, stays, inner.range)
+        shape = tuple(n for n, i in zip(buffers[0].shape, stays, strict=True) if i is None)
         for b in buffers:
-            parts[b] = new_buffer(b.dtype, (*b.shape, size), b.arg.name, "register" if size <= 64 else "local")
-            before.append(Scratch(parts[b]))
-        neutral = reducer(how).identity(tuple(b.dtype for b in buffers))
-        outer, at = _over(buffers[0].shape, inner.range)
+            copies[b] = _Copy(
+                new_buffer(b.dtype, (*shape, size), b.arg.name, _memory(shape, size)), stays, (inner.var,)
+            )
+            before.append(Scratch(copies[b].buffer))
         lane = variable(name_of(inner))
-        fill = tuple(Store(parts[b], (*at, lane), e) for b, e in zip(buffers, neutral, strict=True))
-        before += wrapped([*outer, replace(inner, var=lane, lo=idx(0), hi=idx(size), body=())], fill)
-        after += wrapped(outer, _combined(how, buffers, parts, at, inner))
-
-    def moved(n: UOp) -> UOp:
-        found = memo.get(n)
-        if found is None:
-            src = tuple(moved(c) for c in n.src)
-            found = n if src == n.src else n.replace(src=src)
-            if n.op is Op.INDEX and n.src[0] in parts:
-                found = UOp(Op.INDEX, n.dtype, (parts[n.src[0]], *found.src[1:], inner.var))
-            memo[n] = found
-        return found
-
-    memo: dict[UOp, UOp] = {}
-    body = mapped(loop.body, moved)
-    body = _map_stores(body, lambda s: replace(s, buffer=parts[s.buffer], index=(*s.index, inner.var))
-                       if s.buffer in parts else s)  # fmt: skip
-    return (*before, replace(loop, body=body), *after)
+        fill = [
+            Store(copies[b].buffer, (*moving, lane), e) for b, e in zip(buffers, _neutral(how, buffers), strict=True)
+        ]
+        before += wrapped([*outer, replace(inner, var=lane, lo=idx(0), hi=idx(size), body=())], tuple(fill))
+        other = variable(name_of(inner))
+        own = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
+        theirs = tuple(UOp(Op.INDEX, b.dtype, (copies[b].buffer, *moving, other)) for b in buffers)
+        tree = Loop(other, inner.range, idx(0), idx(size), _merge(how, buffers, at, own, theirs), "tree", size)
+        after += wrapped(outer, (tree,))
+    return (*before, replace(loop, body=_with(loop.body, copies)), *after)
 
 
 def accumulators(loop: Loop) -> list[tuple[str | Formula, tuple[UOp, ...]]]:
@@ -89,21 +83,91 @@ def accumulators(loop: Loop) -> list[tuple[str | Formula, tuple[UOp, ...]]]:
     return out
 
 
-def _over(shape: Sequence[int], like: UOp) -> tuple[list[Loop], tuple[UOp, ...]]:
-    """Loops over every element of a shape, and their variables."""
-    made = [variable("d") for _ in shape]
-    return [Loop(v, like, idx(0), idx(n), ()) for v, n in zip(made, shape, strict=True)], tuple(made)
+def copied(loop: Loop) -> int:
+    """Bytes of a copy of what a loop reduces into."""
+    size = 0
+    for _, buffers in accumulators(loop):
+        moving = (n for n, i in zip(buffers[0].shape, _stays(loop, buffers), strict=True) if i is None)
+        size += math.prod(moving) * sum(b.dtype.itemsize for b in buffers)
+    return size
 
 
-def _combined(
-    how: str | Formula, buffers: tuple[UOp, ...], parts: dict[UOp, UOp], at: tuple[UOp, ...], inner: Loop
-) -> Body:
-    """The partial results, combined by halves, added to the accumulator."""
-    lane = variable(name_of(inner))
-    other = tuple(UOp(Op.INDEX, b.dtype, (parts[b], *at, lane)) for b in buffers)
-    own = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
-    body = _merge(how, buffers, at, own, other)
-    return (Loop(lane, inner.range, idx(0), idx(inner.width), body, "tree", inner.width),)
+@dataclass(frozen=True)
+class _Copy:
+    """What stands for an accumulator inside a loop: an array of the axes along which the loop moves, then ``last``."""
+
+    buffer: UOp
+    stays: tuple[UOp | None, ...]
+    last: tuple[UOp, ...] = ()
+
+    def index(self, given: tuple[UOp, ...]) -> tuple[UOp, ...]:
+        """The place in the copy of a place in the accumulator."""
+        plain = (*(ungated(i) for i, fixed in zip(given, self.stays, strict=True) if fixed is None), *self.last)
+        gate = next((i.src[0] for i in given if i is not ungated(i)), None)
+        return plain if gate is None else gated(plain, gate)
+
+
+def _stays(loop: Loop, buffers: tuple[UOp, ...]) -> tuple[UOp | None, ...]:
+    """For each axis of accumulators the index that all of a loop uses there; None if it moves along the axis."""
+    inside = {loop.var}
+    for s in walk(loop.body):
+        if isinstance(s, (Let, Loop)):
+            inside.add(s.var)
+    used = [s.index for s in walk(loop.body) if isinstance(s, Store) and s.buffer in buffers]
+    used += [r.src[1:] for s in walk(loop.body) for o in operands(s) for b in buffers for r in reads(o, b)]
+    out: list[UOp | None] = []
+    for axis in range(len(buffers[0].shape)):
+        found = {ungated(i[axis]) for i in used}
+        i = found.pop()
+        fixed = not found and not variables(i) & inside and i.op in (Op.VAR, Op.CONST)
+        out.append(i if fixed else None)
+    gates = any(i is not ungated(i) for index in used for i in index)
+    return tuple(out) if None in out or not gates else (*out[:-1], None)  # a gate needs an index to stand on
+
+
+def _with(body: Body, copies: dict[UOp, _Copy]) -> Body:
+    """A loop's body that accumulates into copies."""
+
+    def moved(n: UOp) -> UOp:
+        found = memo.get(n)
+        if found is None:
+            src = tuple(moved(c) for c in n.src)
+            found = n if src == n.src else n.replace(src=src)
+            if n.op is Op.INDEX and n.src[0] in copies:
+                copy = copies[n.src[0]]
+                found = UOp(Op.INDEX, n.dtype, (copy.buffer, *copy.index(found.src[1:])))
+            memo[n] = found
+        return found
+
+    def stored(s: Store) -> Store:
+        copy = copies.get(s.buffer)
+        return s if copy is None else replace(s, buffer=copy.buffer, index=copy.index(s.index))
+
+    memo: dict[UOp, UOp] = {}
+    return _map_stores(mapped(body, moved), stored)
+
+
+def _memory(shape: Sequence[int], copies: int = 1) -> str:
+    """Where copies of accumulators are kept."""
+    return "register" if copies <= 64 and not shape else "local"
+
+
+def _neutral(how: str | Formula, buffers: tuple[UOp, ...]) -> tuple[UOp, ...]:
+    """What the parts of accumulators begin with. Of sums into an array that may have contents already -0.0: added to
+    what is there, it changes nothing.
+    """
+    if how == "add" and buffers[0].shape and buffers[0].dtype.is_float:
+        return tuple(const(-0.0, b.dtype) for b in buffers)
+    return reducer(how).identity(tuple(b.dtype for b in buffers))
+
+
+def _over(
+    shape: Sequence[int], stays: tuple[UOp | None, ...], like: UOp
+) -> tuple[list[Loop], tuple[UOp, ...], tuple[UOp, ...]]:
+    """Loops over the axes of a shape that do not stay, their variables, and the index of an element."""
+    at = tuple(variable("d") if i is None else i for i in stays)
+    made = [(v, n) for v, n, i in zip(at, shape, stays, strict=True) if i is None]
+    return [Loop(v, like, idx(0), idx(n), ()) for v, n in made], tuple(v for v, _ in made), at
 
 
 def _merge(
@@ -152,30 +216,31 @@ def grouped(loop: Loop, blocks: int) -> Body:
     start: list[Stmt] = []
     end: list[Stmt] = []
     after: list[Stmt] = []
-    own: dict[UOp, UOp] = {}
+    copies: dict[UOp, _Copy] = {}
     place = variable(name_of(loop) + ".g")
     for how, buffers in groups:
-        neutral = reducer(how).identity(tuple(b.dtype for b in buffers))
-        loops, at = _over(buffers[0].shape, loop.range)
+        stays = _stays(loop, buffers)
+        loops, moving, at = _over(buffers[0].shape, stays, loop.range)
+        shape = tuple(n for n, i in zip(buffers[0].shape, stays, strict=True) if i is None)
         fill: list[Stmt] = []
         save: list[Stmt] = []
         parts = []
-        for b, e in zip(buffers, neutral, strict=True):
-            part = new_buffer(b.dtype, (count, *b.shape), b.arg.name, "local")
-            own[b] = new_buffer(b.dtype, b.shape, b.arg.name, b.arg.memory)
+        for b, e in zip(buffers, _neutral(how, buffers), strict=True):
+            part = new_buffer(b.dtype, (count, *shape), b.arg.name, "local")
+            copies[b] = _Copy(new_buffer(b.dtype, shape, b.arg.name, _memory(shape)), stays)
+            own = copies[b].buffer
             parts.append(part)
             before.append(Scratch(part))
-            start.append(Scratch(own[b]))
-            fill.append(Store(own[b], at, e))
-            save.append(Store(part, (outer.var, *at), UOp(Op.INDEX, b.dtype, (own[b], *at))))
+            start.append(Scratch(own))
+            fill.append(Store(own, moving, e))
+            save.append(Store(part, (outer.var, *moving), UOp(Op.INDEX, b.dtype, (own, *moving))))
         start += wrapped(loops, tuple(fill))
         end += wrapped(loops, tuple(save))
         mine = tuple(UOp(Op.INDEX, b.dtype, (b, *at)) for b in buffers)
-        theirs = tuple(UOp(Op.INDEX, p.dtype, (p, place, *at)) for p in parts)
+        theirs = tuple(UOp(Op.INDEX, p.dtype, (p, place, *moving)) for p in parts)
         merge = wrapped(loops, _merge(how, buffers, at, mine, theirs))
         after.append(Loop(place, loop.range, idx(0), idx(count), merge))
-    body = mapped(outer.body, substitution(own))
-    return (*before, replace(outer, body=(*start, *body, *end)), *after)
+    return (*before, replace(outer, body=(*start, *_with(outer.body, copies), *end)), *after)
 
 
 # ---- a reduction's blocks outside the loops around it ----------------------------------------------------------------

@@ -140,7 +140,7 @@ PASSES = (
     Pass("fuse", lambda g, o, r: fuse(g, o.target, r.carry, r.positions, r.reasons)),  # only buffers that pay
     Pass("widen", _widen),  # halves are computed in float32
     Pass("derive", _derive),  # dependent reductions are one fold where that is safe and pays
-    Pass("split", lambda g, o, r: split(g, o.target, r.carry, r.outputs, r.reasons)),  # SINK of KERNELs of STOREs
+    Pass("split", lambda g, o, r: split(g, o.target, r.carry, r.outputs, r.positions, r.reasons)),  # SINK of KERNELs
     Pass("simplify", _simplify),  # indices in normal form
     Pass("legalize", _legalize),  # indices fit the machine
     Pass("check", _check),  # every access proved, gated or guarded

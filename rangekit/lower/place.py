@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 from rangekit.ir.ops import EXPENSIVE, LOOPS, Op
-from rangekit.ir.spec import binding
+from rangekit.ir.spec import binding, combines
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, by_uid, toposort
 
@@ -89,7 +89,7 @@ def _ordered(
     target: Target,
     costly: Mapping[UOp, int],
 ) -> tuple[UOp, ...]:
-    if len(loops) < 2 or any(root.op is Op.PRINT for root in roots):
+    if len(loops) < 2 or any(root.op is Op.PRINT or combines(root) for root in roots):  # in the order that is written
         return loops
     if any(n.op is Op.SCAN for each in found for n in each):  # its loop hands values on to the next iteration
         return loops

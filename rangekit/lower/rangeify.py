@@ -70,7 +70,7 @@ class _Rangeify:
             return [(n.src[0], self._over(n)[len(n.src) - 1 :])]
         if n.op is Op.ASSIGN:
             over = self._over(n.src[2])
-            return [(n.src[1], over), (n.src[2], over)]
+            return [(n.src[1], over), (n.src[2], over), *((s, ()) for s in _claims(n))]
         if n.op is Op.PRINT:
             return [(n.src[0], self._over(n.src[0])), (n.src[1], ())]
         if n.op in (Op.SINK, Op.RANGE):
@@ -139,6 +139,8 @@ class _Rangeify:
         if n.op is Op.BUFFERIZE:
             tail = self._over(n)[len(n.src) - 1 :]
             inside = yield ("value", n.src[0], tail)
+            if inside.op is Op.INDEX and inside.src[1:] == (*n.src[1:], *tail) and _is_made(inside.src[0], n):
+                return inside.src[0]
             return n.replace(src=(inside, *n.src[1:], *tail))
         if n.op is Op.ASSIGN:
             over = self._over(n.src[2])
@@ -147,7 +149,10 @@ class _Rangeify:
             while place.op is Op.GUARD:  # of an axis of size 1, say: its index is no part of the place
                 place, value = place.src[0], place.replace(src=(value, place.src[1]), dtype=value.dtype)
                 self.carry(n.src[1], value)
-            return n.replace(src=(base, place, value, *n.src[3:], *over))
+            claims = []
+            for s in _claims(n):
+                claims.append((yield ("value", s, ())))
+            return n.replace(src=(base, place, value, *claims, *n.src[3 + len(claims) :], *over))
         if n.op is Op.STATE:
             return n
         if n.op is Op.GET and n.src[0].op is Op.FOLD:
@@ -226,6 +231,20 @@ def _is_fold(n: UOp) -> bool:
 
 def _is_leaf(n: UOp) -> bool:
     return n.op in LEAVES or _is_fold(n)
+
+
+def _is_made(version: UOp, n: UOp) -> bool:
+    """Whether contents that were written in place are all that a BUFFERIZE wants, in memory of the program's own."""
+    if version.op is not Op.ASSIGN or version.shape != n.shape or n.arg.memory not in (None, "global"):
+        return False
+    while version.op is Op.ASSIGN:
+        version = version.src[0]
+    return version.op is Op.BUFFERIZE
+
+
+def _claims(n: UOp) -> tuple[UOp, ...]:
+    """What an ASSIGN tests before it writes."""
+    return tuple(s for s in n.src[3:4] if s.op is Op.CLAIM)
 
 
 def _is_reduction(n: UOp) -> bool:

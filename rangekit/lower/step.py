@@ -20,13 +20,16 @@ from rangekit.lower.loops import (
     carried,
     chain,
     loops,
+    mapped,
     name_of,
     parallel,
     regrouped,
     rewritten,
+    scattered,
     shuffled,
     single,
     span,
+    substitution,
     wrapped,
 )
 
@@ -71,7 +74,9 @@ class Tile(Step):
 
 @dataclass(frozen=True, repr=False)
 class Upcast(Step):
-    """Blocks of ``size`` iterations in step: vector lanes, or a register tile. A reduction keeps a result a lane."""
+    """Blocks of ``size`` iterations in step: vector lanes, or a register tile. A reduction keeps a result a lane; where
+    data says into which of its results a value goes, the iterations are written out.
+    """
 
     name: str
     size: int
@@ -87,7 +92,8 @@ class Upcast(Step):
         inner = tiles.in_lanes(inner)
         if not parallel(loop):
             _any_order(loop, strict)
-            return parts.partial(replace(outer, body=(inner,)), inner)
+            body = replace(inner, kind="unroll") if scattered(loop) else inner
+            return parts.partial(replace(outer, body=(body,)), inner)
         return (replace(outer, body=(tiles.sunk(inner),)),)
 
 
@@ -179,6 +185,23 @@ class Reorder(Step):
     names: tuple[str, ...]
 
     def apply(self, nest: Nest, target: Target) -> Nest:
+        known: dict[UOp, UOp] = {}  # while it works, a loop that is called j#2 has that as its name
+        count: dict[str, int] = {}
+        for loop in loops(nest.body):
+            name = name_of(loop)
+            count[name] = count.get(name, 0) + 1
+            if f"{name}#{count[name]}" in self.names:
+                known[loop.var] = loop.var.replace(arg=(*loop.var.arg[:-1], f"{name}#{count[name]}"))
+        if not known:
+            return self._applied(nest)
+        body = self._applied(replace(nest, body=mapped(nest.body, substitution(known)))).body
+        back = {
+            s.var: s.var.replace(arg=(*s.var.arg[:-1], name_of(s).partition("#")[0]))
+            for s in loops(body) if "#" in name_of(s)
+        }  # fmt: skip
+        return replace(nest, body=mapped(body, substitution(back)))
+
+    def _applied(self, nest: Nest) -> Nest:
         first = next((loop for loop in loops(nest.body) if name_of(loop) in self.names), None)
         if first is None:
             raise _unknown(nest, self.names[0] if self.names else "")

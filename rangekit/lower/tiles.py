@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rangekit.errors import ScheduleError
@@ -20,6 +21,7 @@ from rangekit.lower.loops import (
     parallel,
     plus,
     reads,
+    scattered,
     substitution,
     times,
     variable,
@@ -27,8 +29,8 @@ from rangekit.lower.loops import (
 
 
 def perfected(body: Body) -> Body:
-    """Values computed between two parallel loops moved into the inner one where that has reductions inside: so that
-    both can be tiled together. What a value costs is little against the reduction.
+    """Values computed between two loops moved into the inner one, so that both can be tiled together: of parallel ones,
+    where the inner one has reductions inside, against which a value costs little; and of scattered ones.
     """
     out: list[Stmt] = []
     for s in body:
@@ -38,10 +40,7 @@ def perfected(body: Body) -> Body:
             if (
                 first
                 and isinstance(last, Loop)
-                and all(isinstance(t, Let) for t in first)
-                and parallel(s)
-                and parallel(last)
-                and any(not parallel(t) for t in walk(last.body) if isinstance(t, Loop))
+                and (_between_parallel(s, first, last) if parallel(s) else _between_scattered(s, first, last))
                 and not (variables(last.lo) | variables(last.hi)) & {t.var for t in first if isinstance(t, Let)}
                 and not _reads_written(tuple(t for t in first if t is not None), inner)
             ):
@@ -49,6 +48,17 @@ def perfected(body: Body) -> Body:
             s = replace(s, body=inner)
         out.append(s)
     return tuple(out)
+
+
+def _between_parallel(outer: Loop, first: Sequence[Stmt | None], inner: Loop) -> bool:
+    below = any(not parallel(t) for t in walk(inner.body) if isinstance(t, Loop))
+    return below and all(isinstance(t, Let) for t in first) and parallel(inner)
+
+
+def _between_scattered(outer: Loop, first: Sequence[Stmt | None], inner: Loop) -> bool:
+    return (
+        all(isinstance(t, (Let, Guard)) for t in first) and scattered(outer) and (parallel(inner) or scattered(inner))
+    )
 
 
 def _reads_written(lets: Body, body: Body) -> bool:

@@ -339,13 +339,14 @@ class _Function(Loops):
 
     def _guard(self, s: Guard) -> None:
         ok, value = self.value(s.ok), self.value(cast(s.value, dt.int64))
+        other = Value(dt.int64, (str(s.axis),)) if s.other is None else self.value(cast(s.other, dt.int64))
         mask = self.active
         for inside in self.masks.values():
             mask = self.both(mask, self.projected(inside))
-        axes = self.axes(ok, value, mask)
+        axes = self.axes(ok, value, other, mask)
         wide = max((lane.width for lane in axes), default=1)
         for position in self.positions(axes):
-            holds, at = self.item(ok, position, wide), self.item(value, position, wide)
+            holds, at, beside = self.item(ok, position, wide), self.item(value, position, wide), other.at(position)
             flag = "i1" if wide == 1 else f"<{wide} x i1>"
             fails = self.make(f"xor {flag} {holds}, {'true' if wide == 1 else 'splat (i1 true)'}", "fails")
             if mask is not None:
@@ -362,11 +363,13 @@ class _Function(Loops):
                 self.names.declared.add(f"declare i{wide} @llvm.cttz.i{wide}(i{wide}, i1)")
                 lane = self.make(f"call i{wide} @llvm.cttz.i{wide}(i{wide} {bits}, i1 true)", "lane")
                 at = self.make(f"extractelement <{wide} x i64> {at}, i{wide} {lane}", "at")
+                if other.wide > 1:
+                    beside = self.make(f"extractelement <{wide} x i64> {beside}, i{wide} {lane}", "other")
             won = self.make(f"cmpxchg ptr %fault, i64 0, i64 {s.access + 1} acq_rel monotonic", "won")
             fresh = self.make(f"extractvalue {{ i64, i1 }} {won}, 1", "fresh")
             self.line(f"br i1 {fresh}, label %{first}, label %{after}")
             self.lines.append(f"{first}:")
-            for place, word in ((1, str(s.axis)), (2, at)):
+            for place, word in ((1, beside), (2, at)):
                 pointer = self.make(f"getelementptr i64, ptr %fault, i64 {place}", "p")
                 self.line(f"store i64 {word}, ptr {pointer}")
             self.line(f"br label %{after}")
