@@ -16,6 +16,7 @@ from rangekit.ir.uop import Storage, UOp, by_uid, idx, toposort
 from rangekit.lower.canon import carry_tree
 from rangekit.lower.place import Path, contexts, is_buffer, runs
 from rangekit.lower.proof import checked, is_mark
+from rangekit.lower.versions import beginning
 
 Carry = Callable[[UOp, UOp], None]
 
@@ -162,11 +163,12 @@ def shrunk(sink: UOp, b: UOp, axes: tuple[int, ...], uses: Sequence[UOp], carry:
 def named(sink: UOp, carry: Carry) -> UOp:
     """The program with a name for each buffer that is kept in memory and is no result."""
     memo: dict[UOp, UOp] = {}
+    results = {beginning(s) for s in sink.src}
     count = 0
     for n in toposort(sink):
         src = tuple(memo[s] for s in n.src)
         memo[n] = n if src == n.src else n.replace(src=src)
-        if is_buffer(n) and n.arg.name is None and n not in sink.src:
+        if is_buffer(n) and n.arg.name is None and n not in results:
             memo[n] = memo[n].replace(arg=Storage(n.arg.memory, f"t{count}"))
             count += 1
         if memo[n] is not n:

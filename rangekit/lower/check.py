@@ -50,6 +50,8 @@ class _Check:
         self.indices = [n for n in self.order if n.op is Op.INDEX and n.shape == ()]
         self.stores = [n for n in self.order if n.op is Op.STORE]
         self.stored = {s.src[0] for s in self.stores}
+        read = {s for n in self.order for s in (n.src[1:] if n.op is Op.STORE else n.src)}
+        self.idle = {s.src[0] for s in self.stores if any(r.extent == 0 for r in bound_ranges(s))} - read
 
     def run(self) -> UOp:
         self.open = {n for n in self.indices if self._axes_unproved(n, frozenset())}
@@ -130,7 +132,7 @@ class _Check:
     # ---- proof -----------------------------------------------------------------------------------------------------
 
     def _axes_unproved(self, n: UOp, held: Conditions) -> list[int]:
-        if any(r.extent == 0 for r in n.ranges):
+        if n in self.idle or any(r.extent == 0 for r in n.ranges):
             return []
         sizes = n.src[0].shape
         return [a for a, (i, size) in enumerate(zip(n.src[1:], sizes, strict=True)) if proof(i, size, held) is None]
@@ -142,7 +144,7 @@ class _Check:
         parts = list(new.src[1:])
         guarded = []
         for axis, (i, size) in enumerate(zip(old.src[1:], old.src[0].shape, strict=True)):
-            if any(r.extent == 0 for r in old.ranges):
+            if old in self.idle or any(r.extent == 0 for r in old.ranges):
                 self._note(old, _array_name(old), axis, size, "proved", "interval")
                 continue
             proofs = [proof(i, size, held) for held in ways]

@@ -40,7 +40,7 @@ def split(
     """
     sink = untorn(in_place(sink, carry), carry, positions, reasons)
     stores = _stores(sink, carry, outputs)
-    groups = _merged([stores[n] for n in order(sink) if _runs(stores[n])], target)
+    groups = _merged([stores[n] for n in order(sink)], target)
     kernels = _in_sequence([_ordered(g, target, carry) for g in groups])
     return UOp(Op.SINK, dt.void, tuple(_kernel(group, f"k{n}") for n, group in enumerate(kernels)))
 
@@ -184,11 +184,6 @@ def _in_sequence(groups: list[_Group]) -> list[list[list[UOp]]]:
             written = set()
         written |= group.written
     return out
-
-
-def _runs(s: UOp) -> bool:
-    """Whether there is an iteration: a store of nothing needs no kernel, and its accesses no proof."""
-    return all(r.extent for r in bound_ranges(s))
 
 
 def _single(s: UOp) -> bool:
