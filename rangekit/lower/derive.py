@@ -31,6 +31,7 @@ from rangekit.ir.uop import Storage, UOp, alu, by_uid, cast, const, idx, new_fol
 from rangekit.lower.place import is_buffer
 
 BLOCK = 64  # iterations of a block: scores of that many keys stay in the first cache beside what they weigh
+SHOWN = 60  # characters of a value in what is told of it
 ROWS = 32  # rows that run in step, each with a row of values kept between passes
 
 Carry = Callable[[UOp, UOp], None]
@@ -100,11 +101,11 @@ class _Derive:
         users = [n for n in self.order if n.op is Op.REDUCE and n.arg == "add" and n.src[1:] == (j,) and n is not first
                  and _above(n.src[0], first)]  # fmt: skip
         found = [w for n in users if (w := _weighted(n, first)) is not None]
-        what = f"{first.arg} over {j.arg.name or f'{j.extent} elements'} of {expression(first.src[0])}"
+        what = f"{first.arg} over {j.arg.name or f'{j.extent} elements'} of {_shown(first.src[0])}"
         for n in users:
             if all(n is not w.node for w in found):
                 self.reasons.append(
-                    f"several passes: sum of {expression(n.src[0])} is not a sum weighted by exp(s - {what})"
+                    f"several passes: sum of {_shown(n.src[0])} is not a sum weighted by exp(s - {what})"
                 )
         found = [w for w in found if not any(_above(w.rest, v.node) for v in found)]
         if not found:
@@ -189,7 +190,7 @@ class _Derive:
             found += [(mean, m) for m in self.order if m.op is Op.REDUCE and m.arg == "add" and m.src == (square, j)]
         if not found or not n:
             return {}
-        what = f"mean over {j.arg.name or f'{j.extent} elements'} of {expression(x)}"
+        what = f"mean over {j.arg.name or f'{j.extent} elements'} of {_shown(x)}"
         why = self.pays(first, [m for _, m in found])
         if why is not None:
             self.reasons.append(f"several passes: {what} and of squared deviations: {why}")
@@ -221,6 +222,12 @@ class _Derive:
         out = dict.fromkeys(means, last[0])
         out |= {m: last[1] for _, m in found}
         return out | {first: alu(Op.MUL, last[0], const(float(n), dtype))}
+
+
+def _shown(n: UOp) -> str:
+    """A value as text, short enough for a line."""
+    text = expression(n)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _is_first(n: UOp) -> bool:

@@ -30,6 +30,7 @@ from rangekit.lower.boundaries import (
 )
 from rangekit.lower.canon import canon
 from rangekit.lower.place import Path, contexts, in_step, is_buffer, prefix, runs
+from rangekit.lower.proof import is_mark
 from rangekit.source import Position
 
 Rewrite = Callable[[UOp], UOp]
@@ -265,18 +266,18 @@ class _Choice:
         return math.prod(s for a, s in enumerate(self.b.shape) if a not in axes) * self.b.dtype.itemsize
 
     def _common_axes(self) -> tuple[int, ...]:
-        """Axes at which every use reads its own loop's element, that loop being one of the nest's own."""
-        loops = set(loops_of(self.users[0]))
-        first = self.reads[0].src[1:]
-        axes = [
-            a
-            for a, size in enumerate(self.b.shape)
-            if all(u.src[1 + a] is first[a] for u in self.reads) and first[a] in loops and first[a].extent == size
-            and not any(n.src[1] is self.b.src[1 + a] for n in self.along)
-        ]  # fmt: skip
+        """Axes at which all uses have one index, made of the nest's own loops: an iteration of those wants no other."""
         # A loop that some reduction binds again around a use is another loop of that name: then it is not common.
         rebound = {r for root in self.users for n in self._inside(root) if n.op in LOOPS for r in n.src}
-        return tuple(a for a in axes if first[a] not in rebound)
+        loops = set(loops_of(self.users[0])) - rebound
+        along = {n.src[1] for n in self.along}
+        first = self.reads[0].src[1:]
+        return tuple(
+            a
+            for a, r in enumerate(self.b.src[1:])
+            if r not in along and first[a].ranges <= loops and all(u.src[1 + a] is first[a] for u in self.reads)
+            and not any(is_mark(n) for n in toposort(first[a]))
+        )  # fmt: skip
 
     def _inside(self, root: UOp) -> frozenset[UOp]:
         """The nodes of one nest, without those of the nests that fill the buffers it reads."""
