@@ -195,7 +195,7 @@ class _Choice:
             if fills > elements if self.heavy else cost + fills + self.each > limit * (kept + LAUNCH):
                 continue
             rest = [a for a in range(b.ndim) if a not in axes]
-            where = f"inside {len(axes)} loops around its uses" if axes else "before the loops that use it"
+            where = "inside the loops around its uses" if axes else "before the loops that use it"
             why = f"in local memory, {_size(b, rest)}, {where}: {self._why(again, once, repeated, kept)}"
             return (lambda sink, axes=axes: shrunk(sink, b, axes, self.reads, carry)), why
         return None, f"{whole}: {self._why(again, once, repeated, kept)}{self._outside()}"

@@ -21,6 +21,11 @@ def rand(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
+def wide(*arrays: Array) -> tuple[Array, ...]:
+    """The floats among them in float64, for the oracle."""
+    return tuple(a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays)
+
+
 def close(got: Any, want: Any, rtol: float, atol: float, what: str = "") -> None:
     """Each of one or more results equals what is wanted, NaN for NaN."""
     pairs = zip(got, want, strict=True) if isinstance(want, tuple) else ((got, want),)
