@@ -134,6 +134,7 @@ from rangekit.lang.reduce import (
     vecdot,
 )
 from rangekit.lang.scatter import scatter
+from rangekit.lang.select import masked_select, nonzero, unique_counts
 from rangekit.lang.sort import argsort, sort
 from rangekit.lang.storage import bufferize, print  # noqa: A004
 from rangekit.lang.tensor import Range, Tensor
@@ -316,6 +317,7 @@ __all__ = [
     "logical_or",
     "logical_xor",
     "logsumexp",
+    "masked_select",
     "matmul",
     "matrix_transpose",
     "max",
@@ -331,6 +333,7 @@ __all__ = [
     "nan",
     "negative",
     "newaxis",
+    "nonzero",
     "not_equal",
     "ones",
     "ones_like",
@@ -391,6 +394,7 @@ __all__ = [
     "uint16",
     "uint32",
     "uint64",
+    "unique_counts",
     "unroll",
     "unstack",
     "upcast",

@@ -79,7 +79,7 @@ def as_index(item: Any, axis: int, size: int) -> UOp:
     if value.dtype is dt.bool_:
         raise DtypeError(
             "a boolean mask as an index: the result's size would depend on data",
-            help="masked_select has no fixed shape: write rk.where(mask, x, 0), or reduce with where=mask",
+            help="rk.masked_select(x, mask) packs and counts them; for a sum write rk.where(mask, x, 0), or where=mask",
         )
     return cast(value.node, dt.index)
 
