@@ -39,8 +39,12 @@ LAUNCH = 4096  # operations that take about as long as the start of a kernel
 ROW = 4  # times as many operations may fill a row for each iteration around it as keeping all rows in memory takes
 
 
-def fuse(sink: UOp, target: Target, carry: Carry, positions: Mapping[UOp, Position], reasons: list[str]) -> UOp:
-    """The program with only the buffers that pay; ``reasons`` gets a line for each that was weighed, the kept first."""
+def fuse(sink: UOp, target: Target, carry: Carry, positions: Mapping[UOp, Position], reasons: list[str],
+         settled: Callable[[UOp, Carry], UOp] = canon) -> UOp:  # fmt: skip
+    """The program with only the buffers that pay; ``reasons`` gets a line for each that was weighed, the kept first.
+
+    ``settled`` is what a program becomes after each change: what one boundary less shows is seen by the next decision.
+    """
     kept: dict[UOp, str] = {}  # every form that a kept buffer takes, and why
     nests: dict[UOp, frozenset[UOp]] = {}
     checked: set[UOp] = set()
@@ -65,7 +69,7 @@ def fuse(sink: UOp, target: Target, carry: Carry, positions: Mapping[UOp, Positi
             complete = True
             if again is sink:
                 break
-            sink = canon(again, follow)
+            sink = settled(again, follow)
             continue
         rewrite = next((r for b in found if b not in checked and (r := _plain(b, order, follow)) is not None), None)
         checked.update(found)
@@ -76,7 +80,7 @@ def fuse(sink: UOp, target: Target, carry: Carry, positions: Mapping[UOp, Positi
                 kept[b] = f"{_what(b, order, positions)}: {verdict}"
                 continue
             (gone if verdict.startswith("removed") else shrunk_).append(f"{_what(b, order, positions)}: {verdict}")
-        sink = canon(rewrite(sink), follow)
+        sink = settled(rewrite(sink), follow)
     sink = named(sink, follow)
     stay = [f"{n.arg.name} = {kept[n]}" for n in toposort(sink) if n in kept]
     reasons += stay + asked + shrunk_ + gone

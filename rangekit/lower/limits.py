@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.affine import Form, affine, in_order, plus, total
+from rangekit.ir.affine import Form, affine, in_order, plus, times, total
 from rangekit.ir.bounds import bounds
 from rangekit.ir.logic import TRUE
 from rangekit.ir.ops import Op
@@ -26,6 +26,7 @@ Limit = tuple[UOp, UOp | None, UOp | None, frozenset[UOp]]  # a range, its bound
 
 SAFE = 1 << 61  # sums of a few numbers below this fit the machine
 DEEPEST = 16  # operations of machine integers that are looked through
+_LINEAR = frozenset({Op.CAST, Op.ADD, Op.SUB, Op.MUL, Op.NEG})
 
 
 def limits(reduction: UOp) -> tuple[dict[UOp, Bounds], tuple[UOp, ...]]:
@@ -78,6 +79,8 @@ def limit(c: UOp, ranges: Sequence[UOp]) -> list[Limit]:
     guards: set[UOp] = set()
     a, b = (_exact(s, frozenset(ranges), guards) for s in c.src)
     c = simplify(alu(c.op, a, b))  # in normal form: one range, nothing divided
+    if c.op is Op.CONST:
+        return [(ranges[-1], None, None if c.arg else idx(0), frozenset(guards))]
     if c.op not in (Op.LT, Op.LE, Op.EQ):
         return []
     gap = plus(affine(c.src[1]), affine(c.src[0]), -1)
@@ -93,6 +96,36 @@ def limit(c: UOp, ranges: Sequence[UOp]) -> list[Limit]:
     if c.op is Op.EQ:
         said.append(_one(r, ({n: -m for n, m in gap[0].items()}, -gap[1]), frozenset(guards)))
     return [s for s in said if s is not None]
+
+
+def equal_to(c: UOp, r: UOp) -> UOp | None:
+    """The value that ``r`` has where an equation holds, free of it; outside 0..extent where there is none.
+
+    None if the condition is no such equation.
+    """
+    if c.op is not Op.EQ or not c.src[0].dtype.is_int:
+        return None
+    a, b = (exact(s, r) for s in c.src)
+    c = simplify(alu(Op.EQ, a, b)) if a is not None and b is not None else c
+    if a is None or b is None or c.op is not Op.EQ:
+        return None
+    gap = plus(affine(c.src[1]), affine(c.src[0]), -1)
+    factor = gap[0].get(r)
+    if factor not in (1, -1) or any(r in atom.ranges for atom in gap[0] if atom is not r):
+        return None
+    there = times(plus(gap, ({r: 1}, 0), -factor), -factor)
+    plain = total(there)
+    if plain.op is Op.CAST and plain.src[0].dtype.kind == "i":
+        return plain
+    narrow = _narrow(there, -1, r.extent)
+    return None if narrow is None or narrow[1] else simplify(narrow[0])
+
+
+def exact(n: UOp, r: UOp) -> UOp | None:
+    """An integer expression as an index in which ``r`` is a number, not cut to a type; None where it may wrap."""
+    guards: set[UOp] = set()
+    whole = _exact(n, frozenset((r,)), guards)
+    return None if guards else simplify(whole)
 
 
 def _one(r: UOp, gap: Form, guards: frozenset[UOp]) -> Limit | None:
@@ -163,8 +196,8 @@ def _clamped(n: UOp, lo: int, hi: int) -> UOp:
 
 
 def _exact(n: UOp, ranges: frozenset[UOp], guards: set[UOp], depth: int = 0) -> UOp:
-    """An integer expression as an index: sums and casts that cannot wrap are looked through, under ``guards`` others
-    too, the rest is a value cast.
+    """An integer expression as an index: sums and casts that cannot wrap are looked through, and under ``guards`` those
+    of the ranges that might; the rest is a value cast.
     """
     d = n.dtype
     if d is dt.index:
@@ -172,23 +205,25 @@ def _exact(n: UOp, ranges: frozenset[UOp], guards: set[UOp], depth: int = 0) -> 
     if n.op is Op.CONST:
         return idx(int(n.arg))
     opaque = UOp(Op.CAST, dt.index, (n,))
-    if depth > DEEPEST or n.op not in (Op.CAST, Op.ADD, Op.SUB) or not n.src[0].dtype.is_int:
+    if depth > DEEPEST or n.op not in _LINEAR or not n.src[0].dtype.is_int:
         return opaque
     mine: set[UOp] = set()
     parts = [_exact(s, ranges, mine, depth + 1) for s in n.src]
-    if n.op is Op.CAST:
-        whole, room = parts[0], None
-    else:
-        sign = 1 if n.op is Op.ADD else -1
-        whole = alu(Op.ADD, parts[0], alu(Op.MUL, parts[1], idx(sign)))
-        room = _room(n, parts, sign, ranges)
-    lo, hi = bounds(simplify(whole))
-    if d.min <= lo and hi <= d.max:
-        room = ()
-    if room is None:
+    if n.op is Op.MUL and not any(p.op is Op.CONST for p in parts):
         return opaque
-    guards |= mine.union(room)
-    return simplify(whole)
+    whole = parts[0]
+    if n.op is not Op.CAST:
+        b = alu(Op.MUL, parts[-1], idx(-1)) if n.op in (Op.SUB, Op.NEG) else parts[-1]
+        whole = b if n.op is Op.NEG else alu(Op.MUL if n.op is Op.MUL else Op.ADD, parts[0], b)
+    whole = simplify(whole)
+    lo, hi = bounds(whole)
+    if not (d.min <= lo and hi <= d.max):
+        room = _room(n, parts, 1 if n.op is Op.ADD else -1, ranges) if n.op in (Op.ADD, Op.SUB) else None
+        if room is None or n.ranges.isdisjoint(ranges):
+            return opaque
+        mine |= set(room)
+    guards |= mine
+    return whole
 
 
 def _room(n: UOp, parts: list[UOp], sign: int, ranges: frozenset[UOp]) -> tuple[UOp, ...] | None:

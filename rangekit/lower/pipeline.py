@@ -19,6 +19,7 @@ from rangekit.ir.target import CPU, Target
 from rangekit.ir.uop import UOp
 from rangekit.lower.canon import canon
 from rangekit.lower.check import check
+from rangekit.lower.closed import closed
 from rangekit.lower.default import default
 from rangekit.lower.derive import derive
 from rangekit.lower.fuse import fuse
@@ -88,6 +89,23 @@ def _legalize(sink: UOp, options: Options, record: Record) -> UOp:
     return _each_kernel(sink, one)
 
 
+def _closed(sink: UOp, options: Options, record: Record) -> UOp:
+    short = closed(sink, options.strict, record.carry, record.reasons, set())
+    return sink if short is sink else canon(short, record.carry)
+
+
+def _fuse(sink: UOp, options: Options, record: Record) -> UOp:
+    def settled(graph: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
+        graph = canon(graph, carry)
+        short = closed(graph, options.strict, carry, found, tried)
+        return graph if short is graph else canon(short, carry)
+
+    found, tried = list[str](), set[UOp]()
+    fused = fuse(sink, options.target, record.carry, record.positions, record.reasons, settled)
+    record.reasons += found
+    return fused
+
+
 def _widen(sink: UOp, options: Options, record: Record) -> UOp:
     return sink if options.strict else widened(sink, record.carry)
 
@@ -137,7 +155,8 @@ def _schedule(sink: UOp, options: Options, record: Record) -> UOp:
 PASSES = (
     Pass("rangeify", lambda g, o, r: rangeify(g, r.carry)),  # no movement op, no closed axis but of storage
     Pass("canon", lambda g, o, r: canon(g, r.carry)),  # equal reductions are equal nodes
-    Pass("fuse", lambda g, o, r: fuse(g, o.target, r.carry, r.positions, r.reasons)),  # only buffers that pay
+    Pass("closed", _closed),  # reductions of known form have no loop
+    Pass("fuse", _fuse),  # only buffers that pay; what that shows is closed, too
     Pass("widen", _widen),  # halves are computed in float32
     Pass("derive", _derive),  # dependent reductions are one fold where that is safe and pays
     Pass("split", lambda g, o, r: split(g, o.target, r.carry, r.outputs, r.positions, r.reasons)),  # SINK of KERNELs
