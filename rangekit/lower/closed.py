@@ -58,7 +58,8 @@ def _closed(n: UOp, strict: bool, carry: Carry, reasons: list[str]) -> UOp:
         leaves = Leaves()
         body, ranges = leaves.hidden(n.src[0]), n.src[1:]
         tries = ((r, licence) for licence in ((False,) if strict else (False, True)) for r in reversed(ranges))
-        found = next((made for r, licence in tries if (made := _tried(n, body, r, strict, licence)) is not None), None)
+        terms = (Terms(n, body, r, licence, leaves) for r, licence in tries)
+        found = next((made for t in terms if (made := _tried(t, strict)) is not None), None)
         if found is None:
             return n
         r, value = found
@@ -71,14 +72,13 @@ def _closed(n: UOp, strict: bool, carry: Carry, reasons: list[str]) -> UOp:
     return n
 
 
-def _tried(n: UOp, body: UOp, r: UOp, strict: bool, licence: bool) -> tuple[UOp, UOp] | None:
+def _tried(terms: Terms, strict: bool) -> tuple[UOp, UOp] | None:
     """A range, and what is left to reduce over the others, or the whole reduction if there are none."""
-    terms = Terms(n, body, r, licence)
-    made = next((made for rule in _RULES[n.arg] if (made := rule(terms, strict)) is not None), None)
+    made = next((made for rule in _RULES[terms.reducer] if (made := rule(terms, strict)) is not None), None)
     if made is None:
         return None
     made = simplify(made)
-    return r, made if len(n.src) > 2 else terms.only(made)
+    return terms.r, made if len(terms.node.src) > 2 else terms.only(made)
 
 
 # ---- rules: what remains of one range, or None -----------------------------------------------------------------------
@@ -93,22 +93,24 @@ def _selection(terms: Terms, strict: bool) -> UOp | None:
         if place is None or (strict and terms.dtype.is_float and place.ranges & later):
             continue  # in another order than the loops'
         level = next(n for n, g in enumerate(terms.groups) if c in g)
-        before: Groups = [[m for m in g if r not in m.ranges] for g in terms.groups[: level + 1]]
+        before: Groups | None = terms.others()[: level + 1]
+        if terms.leaves.wants_gate((place, *(m for g in before or () for m in g))):
+            before = terms.gates(level + 1, equation=c)
+        if before is None:
+            continue  # what has to hold to find the iteration cannot be told before it is found
+        before[-1] += [alu(Op.LE, idx(0), place), alu(Op.LT, place, r.size)]
         after: Groups = [
             [substitute(m, {r: place}) for m in g if m is not c and (r in m.ranges or n > level)]
             for n, g in enumerate(terms.groups)
         ]
-        inside = [alu(Op.LE, idx(0), place), alu(Op.LT, place, r.size)]
-        return terms.where([*before, inside, *after], substitute(terms.value, {r: place}))
+        return terms.where([*before, *after], substitute(terms.value, {r: place}))
     return None
 
 
 def _same(terms: Terms, strict: bool) -> UOp | None:
     """One value for all iterations: itself, if there are any."""
-    span = terms.span()
-    if span is None or terms.r in terms.value.ranges:
-        return None
-    return terms.where([*terms.others(), [alu(Op.LT, *span)]], terms.value)
+    gates = terms.gates(len(terms.groups)) if terms.r not in terms.value.ranges else None
+    return None if gates is None else terms.where(gates, terms.value)
 
 
 def _extreme(terms: Terms, strict: bool) -> UOp | None:
@@ -117,12 +119,11 @@ def _extreme(terms: Terms, strict: bool) -> UOp | None:
     x = terms.value.src[0] if terms.value.op is Op.CAST and terms.dtype.is_float else terms.value
     whole = exact(x, terms.r) if span is not None and x.dtype.is_int else None
     line = _of_form(affine(whole), terms.r) if whole is not None else None
-    if span is None or line is None:
+    gates = terms.gates(len(terms.groups))
+    if span is None or line is None or gates is None:
         return None
-    lo, hi = span
-    at = alu(Op.ADD, hi, idx(-1)) if (line[1] > 0) is (terms.reducer == "max") else lo
-    value = substitute(terms.value, {terms.r: simplify(at)})
-    return terms.where([*terms.others(), [alu(Op.LT, lo, hi)]], value)
+    at = alu(Op.ADD, span[1], idx(-1)) if (line[1] > 0) is (terms.reducer == "max") else span[0]
+    return terms.where(gates, substitute(terms.value, {terms.r: simplify(at)}))
 
 
 def _sum(terms: Terms, strict: bool) -> UOp | None:
@@ -142,8 +143,10 @@ def _sum(terms: Terms, strict: bool) -> UOp | None:
         ends = alu(Op.ADD, alu(Op.ADD, lo, hi), idx(-1))
         indices = simplify(alu(Op.IDIV, alu(Op.MUL, count, ends), idx(2)))
         value = alu(Op.ADD, value, alu(Op.MUL, slope, cast(indices, d)))
-    some = [alu(Op.LT, lo, hi)] if d.is_float and not finite(first) else []  # 0 times it need not be 0
-    return terms.where([*terms.others(), some], value)
+    groups: Groups | None = terms.others()
+    if (d.is_float and not finite(first)) or terms.leaves.wants_gate((value, *(c for g in terms.groups for c in g))):
+        groups = terms.gates(len(terms.groups))  # 0 times what is not finite is not 0
+    return None if groups is None else terms.where(groups, value)
 
 
 Rule = Callable[[Terms, bool], UOp | None]

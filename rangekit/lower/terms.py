@@ -16,7 +16,7 @@ from rangekit.ir.ops import ELEMENTWISE, Op
 from rangekit.ir.reducers import REDUCERS
 from rangekit.ir.uop import UOp, alu, by_uid, cast, const, idx, new_buffer, toposort
 from rangekit.lower.limits import bounded, equal_to
-from rangekit.lower.proof import conjuncts
+from rangekit.lower.proof import conjuncts, is_mark, proof
 
 Groups = list[list[UOp]]  # conditions that are tested together, each group where those before it hold
 
@@ -28,6 +28,7 @@ class Leaves:
 
     def __init__(self) -> None:
         self.hiding: dict[UOp, tuple[UOp, tuple[UOp, ...]]] = {}  # an array in its place -> the node, its ranges
+        self.gated: dict[UOp, bool] = {}  # whether it reads what may be inside its array only under a condition
 
     def hidden(self, root: UOp) -> UOp:
         """The expression with an element of an unknown array for each leaf."""
@@ -45,6 +46,13 @@ class Leaves:
                 self.hiding[array] = n, ranges
                 memo[n] = cast(UOp(Op.INDEX, array.dtype, (array, *ranges)), n.dtype)
         return memo[root]
+
+    def wants_gate(self, roots: Iterable[UOp]) -> bool:
+        """Whether what expressions read has to stay under the conditions it is under."""
+        arrays = {n.src[0] for root in roots for n in toposort(root) if n.op is Op.INDEX}
+        for array in arrays - self.gated.keys():
+            self.gated[array] = any(map(_unproved, toposort(self.hiding[array][0])))
+        return any(self.gated[array] for array in arrays)
 
     def shown(self, root: UOp) -> UOp:
         """The expression with the leaves, at the indices where they now stand."""
@@ -70,6 +78,7 @@ class Terms:
     body: UOp
     r: UOp
     licence: bool
+    leaves: Leaves
     value: UOp = field(init=False)
     groups: Groups = field(init=False)
 
@@ -125,11 +134,13 @@ class Terms:
             return False
         if self.reducer == "add":
             return bool(n.arg == 0)
-        return n is self.identity or (n.dtype.is_float and self.dtype.is_float and n.arg == self.identity.arg)
+        return n is self.identity or (n.dtype.is_float is self.dtype.is_float and n.arg == self.identity.arg)
 
     def _keeps(self, n: UOp) -> bool:
-        """Whether a cast keeps the identity: of floats, whose infinities are equal."""
-        return n.dtype.is_float and n.src[0].dtype.is_float and self.reducer in ("max", "min")
+        """Whether a cast keeps the identity: of floats, whose infinities are equal, or of integers that all fit."""
+        d, x = n.dtype, n.src[0].dtype
+        fits = d.is_int and x.is_int and d.min <= x.min and x.max <= d.max
+        return self.reducer in ("max", "min") and (fits or (d.is_float and x.is_float))
 
     # ---- which iterations ------------------------------------------------------------------------------------------
 
@@ -140,6 +151,30 @@ class Terms:
     def others(self) -> Groups:
         """The conditions that are not."""
         return [[c for c in g if self.r not in c.ranges] for g in self.groups]
+
+    def gates(self, count: int, equation: UOp | None = None) -> Groups | None:
+        """The first ``count`` groups, the conditions about ``r`` replaced by whether any iteration meets them.
+
+        An equation is left out. None if some are no bounds.
+        """
+        los, his = [idx(0)], [self.r.size]
+        out: Groups = [[alu(Op.LT, idx(0), self.r.size)]]
+        for group, mine in zip(self.groups[:count], self.others(), strict=False):
+            out.append(mine)
+            for c in group:
+                if self.r not in c.ranges or c is equation:
+                    continue
+                found, rest = bounded([c], (self.r,))
+                if rest:
+                    return None
+                lo, hi = found[self.r]
+                if lo is not None:
+                    los.append(lo)
+                    mine += [alu(Op.LT, lo, h) for h in his]
+                if hi is not None:
+                    his.append(hi)
+                    mine += [alu(Op.LT, low, hi) for low in los]
+        return out
 
     def span(self) -> tuple[UOp, UOp] | None:
         """The first iteration and one past the last, if the conditions about ``r`` say that and no more."""
@@ -164,6 +199,13 @@ class Terms:
         if self.reducer != "add" or not self.dtype.is_float or _never_minus_zero(value):
             return value
         return alu(Op.ADD, value, const(0.0, self.dtype))
+
+
+def _unproved(n: UOp) -> bool:
+    """Whether a node accesses an element, or holds an index of an axis, that intervals do not show to be there."""
+    if n.op is Op.INDEX and n.shape == ():
+        return any(proof(i, size, frozenset()) is None for i, size in zip(n.src[1:], n.src[0].shape, strict=True))
+    return is_mark(n)
 
 
 def finite(n: UOp) -> bool:

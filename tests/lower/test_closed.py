@@ -300,6 +300,65 @@ def test_what_a_selection_reads_is_read_where_its_other_conditions_hold() -> Non
         assert "for j" not in str(rk.kernel(fn, device="python").lower(ids, w))
 
 
+def guarded_value(m: Any, x: Any, i: Any, r: Any) -> Any:
+    return rk.sum(rk.where(r < m[i], x[m[i] - 1], 0), r)
+
+
+def guarded_condition(m: Any, x: Any, i: Any, r: Any) -> Any:
+    return rk.sum(rk.where(r < m[i], rk.where(x[m[i] - 1] > 11, 1, 0), 0), r)
+
+
+def guarded_beside(m: Any, x: Any, i: Any, r: Any) -> Any:
+    return rk.max(rk.where((r < m[i]) & (x[m[i] - 1] > 11), 1, np.iinfo(np.int64).min), r)
+
+
+def guarded_place(m: Any, x: Any, i: Any, r: Any) -> Any:
+    return rk.sum(rk.where(r < m[i], rk.where(r == x[m[i] - 1] - 10, x[r], 0), 0), r)
+
+
+def guarded_place_beside(m: Any, x: Any, i: Any, r: Any) -> Any:
+    return rk.sum(x[r], r, where=(r < m[i]) & (r == x[m[i] - 1] - 10))
+
+
+def guarded_bound(m: Any, x: Any, i: Any, r: Any) -> Any:
+    return rk.sum(rk.where(r < m[i], rk.where(r < x[m[i] - 1] - 10, i, 0), 0), r)
+
+
+def guarded_by_what_is_no_bound(m: Any, x: Any, i: Any, r: Any) -> Any:
+    return rk.sum(rk.where(r * r < m[i], rk.where(r == x[m[i] - 1] - 10, x[r], 0), 0), r)
+
+
+def guarded_by_the_equation(m: Any, x: Any, i: Any, r: Any) -> Any:
+    return rk.sum(rk.where((r == m[i] - 1) & (x[m[i] - 1] > 11), x[r], 0), r)
+
+
+GUARDED: dict[Callable[..., Any], tuple[Callable[[Array, int, int], int], int]] = {
+    guarded_value: (lambda x, m, i: min(m, 4) * x[m - 1], 0),
+    guarded_condition: (lambda x, m, i: min(m, 4) * int(x[m - 1] > 11), 0),
+    guarded_beside: (lambda x, m, i: 1 if x[m - 1] > 11 else np.iinfo(np.int64).min, np.iinfo(np.int64).min),
+    guarded_place: (lambda x, m, i: x[x[m - 1] - 10] if x[m - 1] - 10 < min(m, 4) else 0, 0),
+    guarded_place_beside: (lambda x, m, i: x[x[m - 1] - 10] if x[m - 1] - 10 < min(m, 4) else 0, 0),
+    guarded_bound: (lambda x, m, i: min(m, 4, x[m - 1] - 10) * i, 0),
+    guarded_by_what_is_no_bound: (lambda x, m, i: x[x[m - 1] - 10] if (x[m - 1] - 10) ** 2 < m else 0, 0),
+    guarded_by_the_equation: (lambda x, m, i: x[m - 1] if m - 1 < 4 and x[m - 1] > 11 else 0, 0),
+}
+
+
+@pytest.mark.parametrize("term", GUARDED)
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_conditions_of_the_range_protect_stays_protected(term: Callable[..., Any], device: str) -> None:
+    def fn(m: Any, x: Any) -> Any:
+        i, r = rk.ranges(m.shape[0], 4)
+        return rk.bufferize(term(m, x, i, r), i)
+
+    some, none = GUARDED[term]
+    m, x = np.array([0, 2, 3, -7, 0, 1, 5, 4]), np.array([10, 13, 11, 10, 12])
+    kernel = rk.kernel(fn, device=device)
+    got = kernel(Fenced(m, True).array, Fenced(x, device == "cpu").array)
+    np.testing.assert_array_equal(got, [some(x, int(v), i) if v > 0 else none for i, v in enumerate(m)])
+    assert ("for r" in str(kernel.lower(m, x))) is (term is guarded_by_what_is_no_bound)
+
+
 def test_one_range_of_several_and_what_is_expensive_only_where_it_is_used() -> None:
     def traced_(x: Any) -> Any:
         i, j = rk.ranges(*x.shape)
