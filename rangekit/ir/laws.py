@@ -61,9 +61,12 @@ class Verdict:
 
 
 @lru_cache(maxsize=256)
-def examine(f: Formula) -> Verdict:
-    """What is known of the laws of a formula; of commutativity only if it claims that."""
-    work = _Laws(f)
+def examine(f: Formula, arising: Callable[[State], State] | None = None) -> Verdict:
+    """What is known of the laws of a formula; of commutativity only if it claims that.
+
+    ``arising`` makes states that arise of any: the laws are then tried on those, and not proved.
+    """
+    work = _Laws(f, arising)
     first = work.refuted(())
     if first is None:
         return Verdict(None, work.proved, (), work.special())
@@ -74,8 +77,8 @@ def examine(f: Formula) -> Verdict:
 
 
 class _Laws:
-    def __init__(self, f: Formula) -> None:
-        self.f, self.wide = f, _widened(f)
+    def __init__(self, f: Formula, arising: Callable[[State], State] | None) -> None:
+        self.f, self.wide, self.arising = f, _widened(f), arising
         self.laws = LAWS if f.commutative else LAWS[:3]
         self.world: type[World] = World
         self.proved = ""
@@ -129,6 +132,8 @@ class _Laws:
             bad = self.failing(law, s)
             if bad.any():
                 return self.broken(law, self.simplest(law, s, bad, counts))
+        if self.arising is not None:
+            return None
         answers = []
         for law in self.laws:
             answer = self.asked(law, counts)
@@ -168,7 +173,11 @@ class _Laws:
             out[2][k] = np.where(again[1], out[1][k], out[2][k])
             for state, at in zip(out, empty, strict=True):
                 state[k] = np.where(at, n.arg, state[k]).astype(n.dtype.numpy)
-        return [tuple(state) for state in out]
+        return [self.arisen(tuple(state)) for state in out]
+
+    def arisen(self, state: State) -> State:
+        """A state that arises, made of any."""
+        return state if self.arising is None else self.arising(state)
 
     def simplest(self, law: str, s: Sequence[State], bad: Array, counts: tuple[int, ...]) -> list[State]:
         """One failing row, with numbers as small as still fail."""
@@ -177,7 +186,7 @@ class _Laws:
                    for state in s for v in state)  # fmt: skip
         row = rows[int(np.argmin(size))]
         now = [[v[row : row + 1].copy() for v in state] for state in s]
-        for state in now:
+        for state in now if self.arising is None else []:
             for k, v in enumerate(state):
                 for smaller in _small(self.wide.dtypes[k], k in counts):
                     state[k] = np.full(1, smaller, v.dtype)
@@ -243,6 +252,7 @@ class _Laws:
             return None
         rng = np.random.default_rng(2)
         raw = [tuple(_special(rng, d, k in counts) for k, d in enumerate(self.wide.dtypes)) for _ in range(5)]
+        raw = [self.arisen(state) for state in raw]
         held = [self.sides(self.wide, "left identity", [state])[0] for state in raw[:2]]
         held = [self.combined(self.wide, state, more) for state, more in zip(held, raw[2:4], strict=True)]
         tried = (*held, raw[4])

@@ -121,6 +121,18 @@ def _one(name: str, op: Op, identity: Callable[[DType], object], symbol: str | N
     )
 
 
+def beats(a: Values, b: Values, best: Op = Op.MAX) -> UOp:
+    """Whether ``a`` comes before ``b``, both (value, index)."""
+    x, i, y, j = a[0], a[1], b[0], b[1]
+    better = alu(Op.LT, y, x) if best is Op.MAX else alu(Op.LT, x, y)
+    tie = alu(Op.EQ, x, y)
+    if x.dtype.is_float:
+        x_nan, y_nan = alu(Op.ISNAN, x), alu(Op.ISNAN, y)
+        better = alu(Op.OR, better, alu(Op.AND, x_nan, alu(Op.NOT, y_nan)))
+        tie = alu(Op.OR, tie, alu(Op.AND, x_nan, y_nan))
+    return alu(Op.OR, better, alu(Op.AND, tie, alu(Op.LT, i, j)))
+
+
 def _arg_extreme(name: str, best: Op, worst: Callable[[DType], object]) -> Reducer:
     """(value, index) compared lexicographically: the better value, NaN best of all, then the smaller index."""
 
@@ -129,15 +141,8 @@ def _arg_extreme(name: str, best: Op, worst: Callable[[DType], object]) -> Reduc
         return const(worst(dtypes[0]), dtypes[0]), const(dt.int64.max, dt.int64)
 
     def combine(a: Values, b: Values) -> Values:
-        x, i, y, j = a[0], a[1], b[0], b[1]
-        better = alu(Op.LT, y, x) if best is Op.MAX else alu(Op.LT, x, y)  # a beats b by value
-        tie = alu(Op.EQ, x, y)
-        if x.dtype.is_float:
-            x_nan, y_nan = alu(Op.ISNAN, x), alu(Op.ISNAN, y)
-            better = alu(Op.OR, better, alu(Op.AND, x_nan, alu(Op.NOT, y_nan)))
-            tie = alu(Op.OR, tie, alu(Op.AND, x_nan, y_nan))
-        take_a = alu(Op.OR, better, alu(Op.AND, tie, alu(Op.LT, i, j)))
-        return alu(Op.WHERE, take_a, x, y), alu(Op.WHERE, take_a, i, j)
+        take_a = beats(a, b, best)
+        return alu(Op.WHERE, take_a, a[0], b[0]), alu(Op.WHERE, take_a, a[1], b[1])
 
     return Reducer(name, 2, identity, combine)
 

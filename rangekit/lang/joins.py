@@ -5,11 +5,13 @@ The states tried are ones that a fold reaches: some steps from the identity, ove
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from rangekit.errors import DtypeError, RaceError, RangekitError
+from rangekit.errors import DtypeError, RaceError, RangekitError, ShapeError
 from rangekit.ir import dtype as dt
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import ELEMENTWISE, Op
@@ -24,8 +26,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 State = tuple[Array, ...]
 
 
-def joined(combine: Any, old: list[UOp], news: list[UOp]) -> str | Formula | None:
+def joined(combine: Any, old: list[UOp], news: list[UOp], shapes: Sequence[tuple[int, ...]]) -> str | Formula | None:
     """The reducer that joins the states ``old``, of which ``news`` are the next; None if it only holds in order.
+
+    ``shapes`` are those of the values of a state, of which ``old`` are the numbers.
 
     Errors: ``DtypeError`` where it joins other values, ``RaceError`` where the step is not one that it joins.
     """
@@ -34,9 +38,12 @@ def joined(combine: Any, old: list[UOp], news: list[UOp]) -> str | Formula | Non
             f"combine= is a Monoid, not {type(combine).__name__}",
             help="rk.Monoid(identity, combine): parts of the loop start at its identity",
         )
-    if combine.arity != len(old):
-        raise DtypeError(f"combine= joins {combine.arity} values, the state has {len(old)}")
-    how, dtypes, _ = combine.over([Tensor(v) for v in old])
+    if combine.arity != len(shapes):
+        raise DtypeError(f"combine= joins {combine.arity} values, the state has {len(shapes)}")
+    if combine.shapes != tuple(shapes):
+        raise ShapeError(f"combine= joins values of shapes {combine.shapes}, the state has {tuple(shapes)}")
+    first = [sum(math.prod(s) for s in shapes[:k]) for k in range(len(shapes))]
+    how, dtypes, _ = combine.over([Tensor(old[k]) for k in first])
     if dtypes != tuple(v.dtype for v in old):
         listed = ", ".join(str(v.dtype) for v in old)
         raise DtypeError(
@@ -60,9 +67,8 @@ class _Test:
                         "the law of combine= cannot be tried on this step: a loop or an index in it needs the state",
                         help="leave combine= out: the fold then runs in order",
                     )
-        self.held = held
-        self.leaves = [n for n in self.order if n not in held and any(n in m.src for m in held)]
-        self.leaves += [n for n in news if n not in held]
+        self.order = toposort(*news, into=lambda n: n.op in ELEMENTWISE)
+        self.leaves = [n for n in self.order if n not in held and n.op not in ELEMENTWISE]
         self.rng = np.random.default_rng(0)
 
     def run(self) -> None:
@@ -106,7 +112,7 @@ class _Test:
     def step(self, state: State, known: dict[UOp, Array]) -> State:
         memo: dict[UOp, Array] = {**known, **dict(zip(self.old, state, strict=True))}
         for n in self.order:
-            if n in self.held and n not in memo:
+            if n not in memo:
                 memo[n] = apply(n.op, n.dtype, [memo[s] for s in n.src], src_dtypes=[s.dtype for s in n.src])
         return tuple(np.broadcast_to(memo[n], (TRIES,)) for n in self.news)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from rangekit.ir.reducers import Formula
 from rangekit.ir.spec import binding
 from rangekit.ir.uop import Storage, UOp, alu, by_uid, cast, const, new_fold, toposort
 from rangekit.lang import trace
+from rangekit.lang.elements import MOST, elements, places, shaped, whole
 from rangekit.lang.joins import joined
 from rangekit.lang.monoid import Monoid
 from rangekit.lang.ranges import as_range_nodes
@@ -49,7 +50,8 @@ def fold(r: Tensor, init: Any, step: Step, *, combine: Monoid | None = None,
     nothing. Values keep the shapes of ``init``; Python numbers in it take the dtype that the step gives them.
 
     ``combine`` is a Monoid that joins states: ``step(combine(a, b), x) == combine(a, step(b, x))``, which is tried on
-    values. Parts of the loop may then start at its identity and run in parallel.
+    values. Parts of the loop may then start at its identity and run in parallel. A state of arrays is then numbers, at
+    most 64 of them.
 
     Errors: ``RaceError`` where that law fails; ``ShapeError``, ``DtypeError`` where a value changes shape or dtype;
     ``RangeError`` where ``init`` depends on ``r``, or where the step uses ``r`` up itself.
@@ -103,11 +105,12 @@ class _Loop:
         self.out: Any = None
         self.news = self._settled()
         self.joins: str | Formula | None = None
+        self.shapes = [p.shape for p in self.parts]
         if combine is not None:
-            if any(p.shape for p in self.parts):
-                raise ShapeError(f"combine= of a {name} joins numbers, not arrays", help="leave combine= out")
+            if any(self.shapes):
+                self._number_by_number()
             old = [self._state(k, p).node for k, p in enumerate(self.parts)]
-            self.joins = joined(combine, old, self.news)
+            self.joins = joined(combine, old, self.news, self.shapes)
 
     # ---- tracing the step ------------------------------------------------------------------------------------------
 
@@ -166,6 +169,35 @@ class _Loop:
     def _in_type(self, part: _Part, v: Tensor) -> UOp:
         return cast(v.node, part.dtype) if v.node.op is not Op.CONST else const(v.node.arg, part.dtype)
 
+    def _number_by_number(self) -> None:
+        """The state as the numbers that its arrays hold."""
+        parts = [(p, name, at) for p, name in zip(self.parts, self.names, strict=True) for at in places(p.shape)]
+        if len(parts) > MOST:
+            raise ShapeError(
+                f"a state of {len(parts)} numbers is not joined: at most {MOST}", help="leave combine= out"
+            )
+        arrays = [self._state(k, p).node for k, p in enumerate(self.parts)]
+        self.parts = [replace(p, shape=()) for p, _, _ in parts]
+        self.names = ["".join(map(str, (name, *at))) for _, name, at in parts]
+        numbers = [self._state(k, p).node for k, p in enumerate(self.parts)]
+        row = iter(numbers)
+        known = {array: shaped(row, array.shape) for array in arrays}
+        self.news = [n for v in elements(self.news, known, "what the step gives") for n in v.flat]
+        self.inits = [
+            v[at] if at else v for v, shape in zip(self.inits, self.shapes, strict=True) for at in places(shape)
+        ]
+        if self.out is not None:
+            mapping = {a: whole(known[a].flat, a.shape).node for a in arrays}
+            self.out = _rebuilt(self.out, (made(_replaced(stored(lift(v)), mapping)) for v in _leaves(self.out)))
+
+    def _formed(self, values: Iterable[Tensor]) -> Any:
+        """The values of the numbers of a state, in the form that the program gave it."""
+        numbers = iter(values)
+        if len(self.shapes) == len(self.parts):
+            return _rebuilt(self.form, numbers)
+        arrays = (whole([next(numbers).node for _ in places(shape)], shape) for shape in self.shapes)
+        return _rebuilt(self.form, arrays)
+
     # ---- the node --------------------------------------------------------------------------------------------------
 
     def folded(self, until: Callable[..., Any] | None) -> Any:
@@ -175,7 +207,7 @@ class _Loop:
             self.joins = None  # where it stops depends on all that came before
             inits, news = self._stopping(inits, news, until)
         self._closed(news, [])
-        return _rebuilt(self.form, iter(self._last(inits, news)))
+        return self._formed(self._last(inits, news))
 
     def scanned(self) -> Any:
         """Each state with the range open; or the last one, and what the step gave beside it."""
@@ -189,8 +221,8 @@ class _Loop:
             whole = trace.note(UOp(Op.SCAN, v.dtype, source, (self.number, len(first), self.joins)))
             values.append(made(UOp(Op.INDEX, v.dtype, (whole, self.r))))
         if self.out is None:
-            return _rebuilt(self.form, iter(values))
-        return _rebuilt(self.form, iter(self._last(inits, news))), _rebuilt(self.out, iter(values))
+            return self._formed(values)
+        return self._formed(self._last(inits, news)), _rebuilt(self.out, iter(values))
 
     def _last(self, inits: list[UOp], news: list[UOp]) -> list[Tensor]:
         first, following = self._values(inits, news)
@@ -206,7 +238,7 @@ class _Loop:
 
     def _stopping(self, inits: list[UOp], news: list[UOp], until: Callable[..., Any]) -> tuple[list[UOp], list[UOp]]:
         """The states with one more: whether it has stopped. Then nothing changes, and nothing is read."""
-        given = _rebuilt(self.form, iter([Tensor(v) for v in news]))
+        given = self._formed([Tensor(v) for v in news])
         answer = _called(until, given)
         stop = lift(answer).node
         if stop.dtype is not dt.bool_ or stop.shape:

@@ -1,11 +1,13 @@
 """``Monoid``: a reduction that a program writes itself, its laws looked at when it is made.
 
 ``combine`` is run once for each tuple of dtypes, over variables; what it builds is the reduction (``Formula``). Python
-numbers in the identity are weak: they take the dtypes of the values, and may grow to what ``combine`` makes of them.
+numbers in the identity are weak: they take the dtypes of the values, and may grow to what ``combine`` makes of them. An
+array in a state is as many numbers (``elements``).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,9 +22,10 @@ from rangekit.ir.dtype import DType
 from rangekit.ir.laws import TRIES, Broken, Verdict, examine
 from rangekit.ir.ops import ELEMENTWISE, Op
 from rangekit.ir.reducers import Formula, states
-from rangekit.ir.uop import UOp, by_uid, toposort
+from rangekit.ir.uop import UOp, by_uid, const, new_buffer, toposort
 from rangekit.lang import trace
-from rangekit.lang.tensor import Tensor, converted, lift, result_dtype, stored, stored_dtype
+from rangekit.lang.elements import MOST, Elements, elements, shaped
+from rangekit.lang.tensor import Tensor, broadcast_node, converted, lift, result_dtype, stored, stored_dtype
 
 DTypes = tuple[DType, ...]
 
@@ -30,15 +33,17 @@ DTypes = tuple[DType, ...]
 class Monoid:
     """States, a neutral one, and how two of them combine: ``rk.reduce(v, k, op=monoid)``.
 
-    ``identity`` is a number or a tuple of numbers, ``combine(a, b)`` takes two states of that form, ``a`` the earlier
-    one, and returns one. Values to be reduced have the same form. Python numbers in ``identity`` take the dtypes of the
-    values; half types are combined in float32. ``commutative=True`` allows any order; else they keep theirs.
+    ``identity`` is a number, a small array, or a tuple of them, ``combine(a, b)`` takes two states of that form, ``a``
+    the earlier one, and returns one. Values to be reduced have the same form. Python numbers in ``identity`` take the
+    dtypes of the values; half types are combined in float32. ``commutative=True`` allows any order; else they keep
+    theirs. What ``combine`` does with arrays is written out, number by number.
 
     The laws are looked at here, and again for other dtypes: ``proof`` says whether they were proved, over unbounded
     integers and real numbers, or tested on random values.
 
     Errors: ``RaceError`` with a counterexample where a law fails, ``DtypeError`` where ``combine`` changes the number
-    of values or their dtypes, ``ShapeError`` and ``RangeError`` where it gives more than single values of its states.
+    of values or their dtypes, ``ShapeError`` and ``RangeError`` where it gives values of other shapes, or more than
+    its states.
 
     >>> import rangekit as rk
     >>> after = rk.Monoid((1.0, 0.0), lambda a, b: (b[0] * a[0], b[0] * a[1] + b[1]))  # x -> s * x + t, one by one
@@ -55,6 +60,8 @@ class Monoid:
         self._start = [_number(v) for v in ((identity,) if self._bare else identity)]
         if not self._start:
             raise DtypeError("the identity of a monoid is a number or a tuple of numbers, not an empty tuple")
+        if sum(v.size for v in self._start) > MOST:
+            raise ShapeError(f"a state has at most {MOST} numbers, not {sum(v.size for v in self._start)}")
         self._known: dict[DTypes, Formula] = {}
         self._begin()
 
@@ -62,8 +69,12 @@ class Monoid:
         own = self._first()[0]
         self._known[own.dtypes] = self._usable(own)
 
+    def __call__(self, a: Any, b: Any) -> Any:
+        """Two states as one."""
+        return self._combine(a, b)
+
     def __repr__(self) -> str:
-        return f"<monoid {self._name} of {self.identity}: {self.proof}>"
+        return f"<monoid {self._name} of {self._shown(self._neutral())}: {self.proof}>"
 
     @cached_property
     def proof(self) -> str:
@@ -81,11 +92,30 @@ class Monoid:
         return self._bare
 
     @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each value of a state."""
+        return tuple(v.shape for v in self._start)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether there are arrays in a state."""
+        return any(self.shapes)
+
+    def elements(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """What is reduced, as states: values of their shapes. ``ShapeError`` for others."""
+        out = []
+        for v, shape in zip(values, self.shapes, strict=True):
+            if v.shape not in ((), shape):
+                raise ShapeError(f"a value of shape {v.shape} where the state has shape {shape}")
+            out.append(Tensor(broadcast_node(v.node, shape), v.weak) if v.shape != shape else v)
+        return out
+
+    @property
     def _name(self) -> str:
         return re.sub(r"\W+", "", getattr(self._combine, "__name__", "").replace("<lambda>", "")) or "monoid"
 
     def over(self, values: Sequence[Tensor]) -> tuple[str | Formula, DTypes, DTypes]:
-        """The reducer of values of these dtypes, the dtypes in which it takes them, and those of its results.
+        """The reducer of values of these dtypes, the dtypes of the numbers it takes, and of those it gives.
 
         Errors: ``RaceError`` where a law fails for these dtypes, though it holds for others.
         """
@@ -94,7 +124,7 @@ class Monoid:
         if key not in self._known:
             self._known[key] = self._usable(self._traced(types))
         found = self._known[key]
-        halves = [result_dtype((e, v))[0] for e, v in zip(self._start, values, strict=True)]
+        halves = [result_dtype((e, v))[0] for e, v in zip(self._start, values, strict=True) for _ in range(e.size)]
         return found, found.dtypes, tuple(h if h.is_half else d for h, d in zip(halves, found.dtypes, strict=True))
 
     # ---- dtypes ------------------------------------------------------------------------------------------------------
@@ -133,9 +163,10 @@ class Monoid:
         """What ``combine`` builds over variables of these dtypes, those that may grow as far as it needs."""
         dtypes, grows = [d for d, _ in types], [g for _, g in types]
         while True:
-            given = states(tuple(dtypes))
+            given = states(tuple(d for d, e in zip(dtypes, self._start, strict=True) for _ in range(e.size)))
+            known: dict[UOp, Elements] = {}
             with trace.tracing() as running:
-                sides = [[Tensor(v) for v in side] for side in given]
+                sides = [self._held(side, dtypes, known) for side in given]
                 answer = self._combine(*(side[0] if self._bare else tuple(side) for side in sides))
                 results = self._results(answer)
                 if running.effects:
@@ -146,11 +177,28 @@ class Monoid:
                 for k, new in enumerate(results):
                     dtypes[k] = self._grown(k, dtypes[k], new, grows[k])
                 if dtypes == before:
-                    combined = tuple(
-                        self._single(k, n, d) for k, (n, d) in enumerate(zip(results, dtypes, strict=True))
-                    )
-                    neutral = tuple(converted(e, d) for e, d in zip(self._start, dtypes, strict=True))
-                    return Formula(self._name, neutral, combined, self.commutative)
+                    news = [self._like(k, n, d) for k, (n, d) in enumerate(zip(results, dtypes, strict=True))]
+                    combined = self._numbers(news, known)
+                    neutral = tuple(n for e, d in zip(self._start, dtypes, strict=True) for n in _constants(e, d))
+                    return Formula(self._name, neutral, tuple(map(self._computed, combined)), self.commutative)
+
+    def _held(self, side: Sequence[UOp], dtypes: Sequence[DType], known: dict[UOp, Elements]) -> list[Tensor]:
+        """One state over variables; ``known`` says which numbers an array of it has."""
+        numbers, out = iter(side), []
+        for d, e in zip(dtypes, self._start, strict=True):
+            if not e.shape:
+                out.append(Tensor(next(numbers)))
+                continue
+            whole = new_buffer(d, e.shape, "state")
+            known[whole] = shaped(numbers, e.shape)
+            out.append(Tensor(whole))
+        return out
+
+    def _numbers(self, values: Sequence[UOp], known: dict[UOp, Elements]) -> tuple[UOp, ...]:
+        """All elements of the values, row-major."""
+        if not self.shaped:
+            return tuple(values)
+        return tuple(n for v in elements(values, known, "what combine gives") for n in v.flat)
 
     def _results(self, answer: Any) -> list[Tensor]:
         many = 1 if not isinstance(answer, (tuple, list)) else len(answer)
@@ -174,18 +222,23 @@ class Monoid:
             help=f"convert what it gives with .astype(rk.{dtype}), or what is reduced to {got}",
         )
 
-    def _single(self, k: int, new: Tensor, dtype: DType) -> UOp:
+    def _like(self, k: int, new: Tensor, dtype: DType) -> UOp:
+        """One value of the state that combine gives."""
         node = converted(new, dtype) if new.weak else stored(new)
         if node.ranges:
             names = ", ".join(r.arg.name or "_" for r in by_uid(node.ranges))
             raise RangeError(
                 f"combine gives a value in which {names} is open", help="make what depends on it part of the values"
             )
-        if node.shape:
+        if node.shape != self.shapes[k]:
+            wanted = f"{self.shapes[k]}" if self.shapes[k] else "a single one"
             raise ShapeError(
-                f"combine gives a value of shape {node.shape}, not a single one",
-                help="give the identity a number for each element: states are numbers",
+                f"combine gives a value of shape {node.shape}, not {wanted}",
+                help="start with an identity of the shape that combine gives: np.zeros(…)",
             )
+        return node
+
+    def _computed(self, node: UOp) -> UOp:
         for n in toposort(node):
             if n.op not in ELEMENTWISE and n.op not in (Op.CONST, Op.VAR):
                 what = f"reads {n.arg.name}" if n.op in (Op.PARAM, Op.BUFFER) else f"uses {n.op.value}"
@@ -247,20 +300,29 @@ class Monoid:
         return text
 
     def _neutral(self) -> tuple[Any, ...]:
-        return (self.identity,) if self._bare else self.identity
+        given = (self.identity,) if self._bare else self.identity
+        return tuple(n for v in given for n in (np.asarray(v).reshape(-1).tolist() if np.ndim(v) else (v,)))
 
     def _shown(self, state: Sequence[Any]) -> str:
-        shown = [repr(v.item() if isinstance(v, np.generic) else v) for v in state]
+        numbers, shown = (v.item() if isinstance(v, np.generic) else v for v in state), []
+        for shape in self.shapes:
+            own = [next(numbers) for _ in range(math.prod(shape))]
+            shown.append(repr(np.array(own, object).reshape(shape).tolist() if shape else own[0]))
         return shown[0] if self._bare else f"({', '.join(shown)}{',' if len(shown) == 1 else ''})"
 
 
 def _number(value: Any) -> Tensor:
-    if isinstance(value, (bool, int, float, np.generic)):
+    if isinstance(value, (bool, int, float, np.generic)) or (isinstance(value, np.ndarray) and value.ndim):
         return lift(value)
     raise DtypeError(
-        f"the identity of a monoid is a number or a tuple of numbers, not {type(value).__name__}",
+        f"the identity of a monoid is a number, a NumPy array or a tuple of these, not {type(value).__name__}",
         help="a state is made of numbers; their dtypes follow the values",
     )
+
+
+def _constants(e: Tensor, dtype: DType) -> list[UOp]:
+    """The numbers of one value of the identity."""
+    return [const(v, dtype) for v in e.numpy().reshape(-1).tolist()] if e.shape else [converted(e, dtype)]
 
 
 def _widest(e: Tensor) -> DType:

@@ -16,6 +16,7 @@ from rangekit.ir.dtype import DType
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import Formula, reducer
 from rangekit.ir.uop import UOp, alu, by_uid, cast, const, idx
+from rangekit.lang.elements import places, whole
 from rangekit.lang.elementwise import TABLE, astype, divide, isfinite, where
 from rangekit.lang.monoid import Monoid
 from rangekit.lang.movement import expand_dims, matrix_transpose, reshape
@@ -180,14 +181,26 @@ def _by(op: Monoid, v: Any, ranges: tuple[Any, ...], axis: Axis, keepdims: bool,
         raise DtypeError(f"{given} reduced with a monoid over {wanted}", help="give it values of the identity's form")
     values = [lift(x) for x in ((v,) if op.bare else v)]
     how, inside, outside = op.over(values)
+    shapes = op.shapes
+    if op.shaped:
+        if axis is not None or not ranges or keepdims:
+            raise RangeError("a monoid over arrays reduces ranges", help="open the axis: v[k], and name k")
+        values = [_element(x, at) for x, shape in zip(op.elements(values), shapes, strict=True) for at in places(shape)]
     over = Over([Tensor(converted(x, d)) for x, d in zip(values, inside, strict=True)], ranges, axis, where, "reduce")
     nodes: tuple[UOp, ...] = (over.reduce(how, *over.nodes),)
     if not over.ranges:
         nodes = tuple(over.nodes)
-    elif not op.bare:
+    elif len(inside) > 1 or not op.bare:
         nodes = tuple(UOp(Op.GET, d, nodes, k) for k, d in enumerate(inside))
     results = tuple(over.back(cast(n, d), keepdims) for n, d in zip(nodes, outside, strict=True))
+    if op.shaped:
+        numbers = (r.node for r in results)
+        results = tuple(whole([next(numbers) for _ in places(shape)], shape) for shape in shapes)
     return results[0] if op.bare else results
+
+
+def _element(x: Tensor, at: tuple[int, ...]) -> Tensor:
+    return Tensor(UOp(Op.INDEX, x.node.dtype, (x.node, *map(idx, at))), x.weak) if at else x
 
 
 def _count(over: Over, dtype: DType) -> UOp:

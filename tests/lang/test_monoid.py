@@ -263,7 +263,7 @@ def combined_with(fn: Any, identity: Any = 0.0) -> Any:
         (combined_with(lambda a, b: a + b + rk.ones(3)), rk.ShapeError, r"a value of shape \(3,\)"),
         (combined_with(lambda a, b: a + b + rk.asarray(np.ones(()))), rk.RangekitError, "combine reads data"),
         (combined_with(lambda a, b: a if a > b else b), rk.RangekitError, "needs one value now"),
-        (combined_with(lambda a, b: a, []), rk.DtypeError, "a number or a tuple of numbers, not list"),
+        (combined_with(lambda a, b: a, []), rk.DtypeError, "a number, a NumPy array or a tuple of these, not list"),
         (combined_with(lambda a, b: a, ()), rk.DtypeError, "not an empty tuple"),
         (combined_with(lambda a, b: a, "0"), rk.DtypeError, "not str"),
     ],
