@@ -16,6 +16,7 @@ from rangekit.lang import trace
 from rangekit.lang.storage import materialized
 from rangekit.lang.tensor import Tensor, lift, stored
 from rangekit.lower.pipeline import Options, wanted
+from rangekit.lower.states import enclosed
 from rangekit.program import Program
 from rangekit.source import Position
 
@@ -81,6 +82,7 @@ def result(leaf: Any, positions: Mapping[UOp, Position], results: list[UOp]) -> 
                 f"a kernel returns Tensors, not {type(leaf).__name__}", help="return the arrays it computes"
             ) from None
     if leaf.node.ranges:
+        enclosed(leaf.node, positions)
         names = ", ".join(r.arg.name or "_" for r in by_uid(leaf.node.ranges))
         raise RangeError(
             f"the kernel returns a value in which {names} {'are' if ',' in names else 'is'} open",

@@ -26,10 +26,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 State = tuple[Array, ...]
 
 
-def joined(combine: Any, old: list[UOp], news: list[UOp], shapes: Sequence[tuple[int, ...]]) -> str | Formula | None:
+def joined(
+    combine: Any, old: list[UOp], news: list[UOp], inits: list[UOp], shapes: Sequence[tuple[int, ...]]
+) -> str | Formula | None:
     """The reducer that joins the states ``old``, of which ``news`` are the next; None if it only holds in order.
 
-    ``shapes`` are those of the values of a state, of which ``old`` are the numbers.
+    ``inits`` are the first states, ``shapes`` those of the values of a state, of which ``old`` are the numbers.
 
     Errors: ``DtypeError`` where it joins other values, ``RaceError`` where the step is not one that it joins.
     """
@@ -50,13 +52,13 @@ def joined(combine: Any, old: list[UOp], news: list[UOp], shapes: Sequence[tuple
             f"combine= joins ({', '.join(map(str, dtypes))}), the state is ({listed})",
             help="start the fold with values of the dtypes that combine= gives",
         )
-    _Test(how, old, news).run()
+    _Test(how, old, news, inits).run()
     return how if reducer(how).associative else None
 
 
 class _Test:
-    def __init__(self, how: str | Formula, old: list[UOp], news: list[UOp]) -> None:
-        self.how, self.old, self.news = how, old, news
+    def __init__(self, how: str | Formula, old: list[UOp], news: list[UOp], inits: list[UOp]) -> None:
+        self.how, self.old, self.news, self.inits = how, old, news, inits
         self.order = toposort(*news)
         held = set(old)
         for n in self.order:
@@ -72,8 +74,15 @@ class _Test:
         self.rng = np.random.default_rng(0)
 
     def run(self) -> None:
-        """Raise where joining and going on differ."""
-        a, b = self.reached(3), self.reached(2)
+        """Raise where joining and going on differ. The first part begins at the program's own state."""
+        neutral = list(reducer(self.how).identity(tuple(v.dtype for v in self.old)))
+        own = [n if n.op is Op.CONST else None for n in self.inits]
+        for first in (neutral, own) if own != neutral else (neutral,):
+            start = [self.values(v) if n is None else _filled(n) for n, v in zip(first, self.old, strict=True)]
+            self.compared(self.reached(start, 3), self.reached(list(map(_filled, neutral)), 2))
+
+    def compared(self, a: State, b: State) -> None:
+        """Raise where joining ``a`` and ``b`` and then going on is not going on and then joining."""
         known = self.drawn()
         left, right = self.step(self.join(a, b), known), self.join(a, self.step(b, known))
         bad = np.zeros(TRIES, bool)
@@ -88,17 +97,17 @@ class _Test:
                 help="leave combine= out: the fold then runs in order",
             )
 
-    def reached(self, steps: int) -> State:
-        """States after some steps from the identity."""
-        neutral = reducer(self.how).identity(tuple(v.dtype for v in self.old))
-        state = tuple(np.full(TRIES, e.arg, e.dtype.numpy) for e in neutral)
-        for _ in range(steps):
-            state = self.step(state, self.drawn())
+    def reached(self, start: list[Array], steps: int) -> State:
+        """States after as many steps, fewer in some rows."""
+        state, stops = tuple(start), self.rng.integers(0, steps + 1, TRIES)
+        for n in range(steps):
+            after = self.step(state, self.drawn())
+            state = tuple(np.where(stops > n, new, old) for new, old in zip(after, state, strict=True))
         return state
 
     def drawn(self) -> dict[UOp, Array]:
         """Values for what the step reads."""
-        return {n: np.full(TRIES, n.arg, _numpy(n.dtype)) if n.op is Op.CONST else self.values(n) for n in self.leaves}
+        return {n: _filled(n) if n.op is Op.CONST else self.values(n) for n in self.leaves}
 
     def values(self, n: UOp) -> Array:
         if n.op is Op.RANGE:
@@ -127,6 +136,10 @@ class _Test:
             elif n not in memo:
                 memo[n] = apply(n.op, n.dtype, [memo[s] for s in n.src], src_dtypes=[s.dtype for s in n.src])
         return tuple(np.broadcast_to(memo[n], (TRIES,)) for n in roots)
+
+
+def _filled(n: UOp) -> Array:
+    return np.full(TRIES, n.arg, _numpy(n.dtype))
 
 
 def _numpy(d: DType) -> Any:

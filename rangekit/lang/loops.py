@@ -110,7 +110,7 @@ class _Loop:
             if any(self.shapes):
                 self._number_by_number()
             old = [self._state(k, p).node for k, p in enumerate(self.parts)]
-            self.joins = joined(combine, old, self.news, self.shapes)
+            self.joins = joined(combine, old, self.news, self._inits(), self.shapes)
 
     # ---- tracing the step ------------------------------------------------------------------------------------------
 
@@ -183,9 +183,8 @@ class _Loop:
         row = iter(numbers)
         known = {array: shaped(row, array.shape) for array in arrays}
         self.news = [n for v in elements(self.news, known, "what the step gives") for n in v.flat]
-        self.inits = [
-            v[at] if at else v for v, shape in zip(self.inits, self.shapes, strict=True) for at in places(shape)
-        ]
+        firsts = (elements([v.node], {}, "the first state")[0].flat if v.shape else [v.node] for v in self.inits)
+        self.inits = [Tensor(n, v.weak) for v, numbers in zip(self.inits, firsts, strict=True) for n in numbers]
         if self.out is not None:
             mapping = {a: whole(known[a].flat, a.shape).node for a in arrays}
             self.out = _rebuilt(self.out, (made(_replaced(stored(lift(v)), mapping)) for v in _leaves(self.out)))

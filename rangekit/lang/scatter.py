@@ -73,7 +73,7 @@ def scatter(x: Any, index: Any, v: Any, /, *ranges: Tensor, op: str | None = "ad
     given = UOp(Op.INDEX, dtype, (given, *rows)) if rows else given
     own = by_uid(value.ranges.union(given.ranges, *(p.ranges for p in picks)) - {*bound, *rows})
     store = UOp(Op.BUFFERIZE, dtype, (value, *own), Storage())
-    place = UOp(Op.INDEX, dtype, (store, *own, *picks))
+    place = made(UOp(Op.INDEX, dtype, (store, *own, *picks))).node
     over = (*own, *bound, *rows)
     claim: tuple[UOp, ...] = ()
     if unique:

@@ -26,9 +26,11 @@ def enclosed(sink: UOp, positions: Mapping[UOp, Position]) -> None:
             inside = outer | {m for m in inside if m.arg[0] != n.arg[0]}
         free[n] = inside
     for state in sorted(free[sink], key=order.index):
-        name = state.arg[3]
+        name, number = state.arg[3], state.arg[0]
+        within = set(toposort(*(n for n in order if n.op in (Op.FOLD, Op.SCAN) and n.arg[0] == number)))
+        users = (n for n in order if n is not state and n not in within and state in free[n] and n in positions)
         raise RangeError(
             f"the state {name} is used outside its fold",
             help=f"what the fold gives is the last {name}; rk.scan gives every one of them",
-            at=positions.get(state),
+            at=positions.get(next(users, state)),
         )

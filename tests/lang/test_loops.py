@@ -239,3 +239,14 @@ def _params(root: Any) -> list[Any]:
     from rangekit.ir.uop import toposort
 
     return [n for n in toposort(root) if n.op is Op.PARAM]
+
+
+def test_a_first_state_that_the_identity_hides_is_tried_too() -> None:
+    """From -inf no sum moves: only the program's own first state shows that maxima do not join sums."""
+    most = rk.Monoid(-rk.inf, rk.maximum)
+    x = np.ones(8, np.float32)
+    for init in (0.0, 3):
+        with pytest.raises(rk.RaceError, match="combine= does not join this step"):
+            rk.kernel(lambda x, k=init: rk.fold(i := rk.Range(8), k, lambda _, s: s + x[i], combine=most))(x)
+    with pytest.raises(rk.RaceError, match="combine= does not join this step"):
+        rk.kernel(lambda x: rk.fold(i := rk.Range(8), x[0], lambda _, s: s + x[i], combine=most))(x)
