@@ -27,6 +27,7 @@ from rangekit.errors import (
     ShapeError,
 )
 from rangekit.homonyms import pad, tile
+from rangekit.ir.dim import Dim
 from rangekit.ir.dtype import (
     DType,
     bfloat16,
@@ -210,6 +211,7 @@ __all__ = [
     "BoundsError",
     "CompileError",
     "DType",
+    "Dim",
     "DataError",
     "DeviceError",
     "DtypeError",

@@ -16,12 +16,14 @@ from rangekit import arguments
 from rangekit.arguments import Slot
 from rangekit.backends.device import Device
 from rangekit.errors import ArgumentError, DtypeError, ShapeError
+from rangekit.ir.affine import affine
+from rangekit.ir.dim import Dim, symbolic
 from rangekit.ir.dtype import ArraySpec
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp
 from rangekit.lang.tensor import Array, Tensor, array_of, from_array
 from rangekit.lower.pipeline import Options
-from rangekit.program import Program
+from rangekit.program import Program, sized
 from rangekit.traced import Traced, traced
 
 
@@ -92,6 +94,9 @@ class Call:
                 else:
                     fixed.append((path, type(leaf), leaf))
             fixed.append(arguments.structure(value))
+        self.sizes: dict[UOp, int] = {}
+        if form.specs:
+            self._check_specs()
         try:
             self.key: Hashable = (tuple(self.slots), tuple(fixed))
             hash(self.key)
@@ -101,15 +106,15 @@ class Call:
                 f"the argument {bad[0]} is {bad[1].__name__}, neither an array nor a compile-time value",
                 help="pass arrays and numbers; a compile-time value must be hashable, as a tuple is",
             ) from None
-        if form.specs:
-            self._check_specs()
 
     def _check_specs(self) -> None:
         sizes: dict[str, tuple[int, str]] = {}
+        later: list[tuple[str, int, Dim]] = []  # axes whose sizes follow from others
         for name, spec in self.form.specs.items():
             if name not in self.names:
                 continue
-            slot = self.slots[self.names.index(name)]
+            place = self.names.index(name)
+            slot = self.slots[place]
             if slot.dtype is not spec.dtype:
                 raise DtypeError(
                     f"the argument {name} is {slot.dtype}, annotated {spec}",
@@ -118,11 +123,45 @@ class Call:
             if len(slot.shape) != len(spec.dims):
                 raise ShapeError(f"the argument {name} has shape {slot.shape}, annotated {spec}")
             for size, dim in zip(slot.shape, spec.dims, strict=True):
+                if isinstance(dim, Dim):
+                    if not self._bound(name, dim, size):
+                        later.append((name, size, dim))
+                    continue
                 want, who = (dim, name) if isinstance(dim, int) else sizes.setdefault(dim, (size, name))
                 if size != want:
                     raise ShapeError(
                         f"the argument {name} has shape {slot.shape}: {dim} is {want} in {who}, {size} here"
                     )
+
+            if symbolic(spec.dims):  # one signature for all sizes, laid out one way
+                shape = tuple(d if isinstance(d, Dim) else s for s, d in zip(slot.shape, spec.dims, strict=True))
+                self.slots[place] = slot._replace(shape=shape, strides=None)
+                if slot.strides is not None:
+                    self.arrays[place] = np.ascontiguousarray(self.arrays[place])
+        for name, size, dim in later:
+            (found,) = sized((dim,), self.sizes)
+            if found != size:
+                raise ShapeError(f"the argument {name} has an axis of size {size}, annotated {dim}, which is {found} here")
+
+    def _bound(self, name: str, dim: Dim, size: int) -> bool:
+        """Note what a Dim is, if an axis tells; ``ShapeError`` if that is outside its bounds or something else before.
+        """
+        terms, constant = affine(dim.node)
+        if len(terms) != 1 or next(iter(terms)).op is not Op.DIM:
+            return False
+        ((leaf, factor),) = terms.items()
+        value, rest = divmod(size - constant, factor)
+        unit = leaf.arg.multiple_of
+        bounds = f"{leaf.arg.name} is from {leaf.arg.least * unit} to {leaf.arg.most * unit}"
+        if rest or not leaf.arg.least <= value <= leaf.arg.most:
+            raise ShapeError(
+                f"the argument {name} has an axis of size {size}, annotated {dim}: {bounds}"
+                + (f", a multiple of {unit}" if unit > 1 else "")
+            )
+        if self.sizes.setdefault(leaf, value) != value:
+            known = self.sizes[leaf] * unit
+            raise ShapeError(f"the argument {name} has an axis of size {size}, annotated {dim}: {leaf.arg.name} is {known}")
+        return True
 
     def trace(self, device: Device, options: Options) -> Traced:
         """The program for these arguments."""
@@ -147,7 +186,7 @@ class Call:
         for place, target in zip(made.places, targets, strict=False):
             if storage[place] in program.results and self._fits(program, target):
                 given[storage[place]] = target
-        results = program.run(self.arrays, given)
+        results = program.run(self.arrays, given, sizes=self.sizes)
         self._write_back(program)
         if out is not None:
             for place, target in zip(made.places, targets, strict=True):
@@ -202,7 +241,8 @@ class Call:
                 "out= does not have the structure of the result",
                 help="pass one array for each array the kernel returns, in the same tuples and dicts",
             )
-        return [_target(leaf, made.program.lowered.outputs[p]) for leaf, p in zip(leaves, made.places, strict=True)]
+        places = (made.program.lowered.outputs[p] for p in made.places)
+        return [_target(leaf, p, sized(p.shape, self.sizes)) for leaf, p in zip(leaves, places, strict=True)]
 
     def _fits(self, program: Program, target: Array) -> bool:
         """Whether a kernel may write its result there while it still reads the arguments."""
@@ -240,12 +280,12 @@ def _lifted(leaf: Any) -> Any:
     return leaf if known else from_array(arguments.memory("of a kernel inside another", leaf))
 
 
-def _target(leaf: Any, storage: UOp) -> Array:
+def _target(leaf: Any, storage: UOp, shape: tuple[int, ...]) -> Array:
     """The array that a leaf of ``out=`` is, if a result can be put there."""
     array = leaf.numpy() if isinstance(leaf, Tensor) else leaf if isinstance(leaf, np.ndarray) else np.from_dlpack(leaf)
-    like = f"pass np.empty({storage.shape}, {storage.dtype.name!r})"
-    if array.shape != storage.shape:
-        raise ShapeError(f"out= has shape {array.shape}, the result {storage.shape}", help=like)
+    like = f"pass np.empty({shape}, {storage.dtype.name!r})"
+    if array.shape != shape:
+        raise ShapeError(f"out= has shape {array.shape}, the result {shape}", help=like)
     if array.dtype != storage.dtype.numpy:
         raise DtypeError(f"out= has dtype {array.dtype}, the result {storage.dtype}", help=like)
     if not array.flags.writeable:

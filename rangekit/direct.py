@@ -82,6 +82,7 @@ def _record(made: Traced, call: Call, given: int) -> Any:
         or form.plain is None
         or 0 in codes
         or program.overwritten
+        or program.dims
         or program.odd
         or any(nest.prints for nest, _ in program.launches)
         or not (bare or (type(made.tree) is tuple and all(leaf is None for leaf in made.tree)))

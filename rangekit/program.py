@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from rangekit.backends.device import FAULT_WORDS, Array, Device, Launch
-from rangekit.errors import BoundsError, DeviceError, RaceError
+from rangekit.errors import ArgumentError, BoundsError, DeviceError, RaceError
+from rangekit.ir.dim import Dim, symbolic
+from rangekit.ir.evaluate import evaluate
 from rangekit.ir.nest import Nest
 from rangekit.ir.ops import Op
-from rangekit.ir.uop import UOp
+from rangekit.ir.uop import UOp, toposort
 from rangekit.lang.tensor import array_of
 from rangekit.lower.pipeline import Lowered, Options, lower
+from rangekit.lower.sizes import dim_of, whole
 from rangekit.source import Position
 
 ALIASES = {"llvm": "cpu"}
@@ -57,30 +60,37 @@ class Program:
         self.seconds["compile"] = time.perf_counter() - start
         self.captured = {p: a for nest in self.lowered.nests for p in nest.params if (a := array_of(p)) is not None}
         self.odd = tuple(p for p, a in self.captured.items() if not (a.flags.c_contiguous and a.flags.aligned))
-        outputs = [p for nest in self.lowered.nests for p in nest.outputs]
+        used = dict.fromkeys(p for nest in self.lowered.nests for p in nest.params)
+        self.dims = {p: d for p in used if (d := dim_of(p)) is not None}
+        outputs = [whole(p) for nest in self.lowered.nests for p in nest.outputs]
         self.written: frozenset[int] = frozenset(p.arg.slot for p in outputs if p.op is Op.PARAM)
         self.overwritten: frozenset[UOp] = frozenset(p for p in outputs if p in self.captured)
-        made = (p for nest in self.lowered.nests for p in nest.params if p.op is Op.BUFFER and p not in self.captured)
+        made = (whole(p) for p in used if p.op is Op.BUFFER and p not in self.captured and p not in self.dims)
         self.scratch = tuple(p for p in dict.fromkeys(made) if p not in self.lowered.outputs)
         self.results = tuple(
             dict.fromkeys(p for p in self.lowered.outputs if p.op is Op.BUFFER and p not in self.captured)
         )
 
     def run(self, arguments: Sequence[Array], given: Mapping[UOp, Array] | None = None,
-            show: Callable[[str], None] = print) -> list[Array]:  # fmt: skip
+            show: Callable[[str], None] = print, sizes: Mapping[UOp, int] | None = None) -> list[Array]:  # fmt: skip
         """Launch over one array a slot; returns the array of each result. ``given`` is memory to use for a result or
-        in place of a captured array.
+        in place of a captured array, ``sizes`` what the DIMs are.
         """
+        known = sizes or {}
         memory: dict[UOp, Array] = {**self.captured, **given} if given else dict(self.captured)
         for p in self.odd:
             if not given or p not in given:
                 memory[p] = self.captured[p].copy()
         for p in (*self.scratch, *self.results):
             if p not in memory:
-                memory[p] = self.device.empty(p.shape, p.dtype.numpy)
+                memory[p] = self.device.empty(sized(p.shape, known), p.dtype.numpy)
+        for p, d in self.dims.items():
+            memory[p] = np.array(_known(d, known), np.int64)
         for number, (nest, launch) in enumerate(self.launches):
             fault = np.zeros(FAULT_WORDS, np.int64)
-            buffers = [arguments[p.arg.slot] if p.op is Op.PARAM else memory[p] for p in nest.params]
+            buffers = [arguments[p.arg.slot] if p.op is Op.PARAM else memory[whole(p)] for p in nest.params]
+            if self.dims:
+                buffers = [b.reshape(-1) if p.ndim == 1 else b for p, b in zip(nest.params, buffers, strict=True)]
             if nest.prints:
                 lines = _Lines(nest)
                 launch(buffers, fault, lines)
@@ -129,6 +139,32 @@ def _iteration(ranges: Sequence[tuple[str | None, int]], number: int) -> str:
         inside = ", ".join(str(i) for _, i in reversed(at))
         return f"index {inside}" if len(at) == 1 else f"index ({inside})"
     return ", ".join(f"{name} = {i}" for name, i in reversed(at))
+
+
+def sized(shape: Sequence[int], sizes: Mapping[UOp, int]) -> tuple[int, ...]:
+    """A shape in ints, once it is known what the DIMs in it are."""
+    if not symbolic(shape):
+        return tuple(shape)
+    known = {d: np.asarray(n) for d, n in sizes.items()}
+    out = []
+    for s in shape:
+        if isinstance(s, Dim):
+            for d in toposort(s.node):
+                if d.op is Op.DIM:
+                    _known(d, sizes)
+            s = int(evaluate(s.node, known))
+        out.append(s)
+    return tuple(out)
+
+
+def _known(d: UOp, sizes: Mapping[UOp, int]) -> int:
+    """What a DIM is; ``ArgumentError`` if no argument says."""
+    if d not in sizes:
+        raise ArgumentError(
+            f"what the Dim {d.arg.name} is, no argument says",
+            help=f'annotate one that has an axis of that size: def f(x: rk.f32[{d.arg.name}])',
+        )
+    return sizes[d]
 
 
 class _Lines:

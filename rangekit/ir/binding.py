@@ -106,7 +106,7 @@ class _Substitution:
     def rename(self, r: UOp) -> UOp:
         """One new name per range, so that reductions over it that shared their body still do."""
         if r not in self.fresh:
-            self.fresh[r] = new_range(r.extent, r.arg.name)
+            self.fresh[r] = new_range(r.length, r.arg.name)
         return self.fresh[r]
 
     def shared(self, env: _Env) -> _Env:

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import Form, affine_within, total
+from rangekit.ir.dim import most
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import COMPARE, ELEMENTWISE, Op
 from rangekit.ir.spec import arity
@@ -191,7 +192,7 @@ def _reads(node: UOp) -> tuple[UOp, ...]:
 
 def _runs(reduce: UOp) -> bool:
     """Whether a reduction sees any value, so that what it gives is made of values it saw."""
-    return all(r.extent > 0 for r in reduce.src[arity(reduce) :])
+    return all(r.extent > 0 and len(r.src) == 1 for r in reduce.src[arity(reduce) :])
 
 
 def _span(node: UOp, of: list[Span]) -> Span:
@@ -200,8 +201,10 @@ def _span(node: UOp, of: list[Span]) -> Span:
         return int(node.arg), int(node.arg)
     if op is Op.RANGE:
         return 0, node.extent - 1 if node.extent else 1  # of no value at all anything holds, but it is not known
+    if op is Op.DIM:
+        return node.arg.least, node.arg.most
     if op is Op.GUARD and len(node.src) == 1:
-        return 0, node.arg[2] - 1 if node.arg[2] else 1
+        return 0, max(1, most(node.arg[2]) - 1)
     if op in (Op.REDUCE, Op.GET) and of:
         span = _reduced(node, of[0])
     elif op in COMPARE:
@@ -224,7 +227,12 @@ def _fit(span: Span, dtype: DType) -> Span:
 def _reduced(node: UOp, value: Span) -> Span:
     if node.op is Op.GET or node.arg in ("max", "min", "argmax", "argmin"):
         return value
-    return scaled(value, math.prod(r.extent for r in node.src[1:])) if node.arg == "add" else _ALL
+    if node.arg != "add":
+        return _ALL
+    lo, hi = scaled(value, math.prod(r.extent for r in node.src[1:]))
+    if all(len(r.src) == 1 for r in node.src[1:]):
+        return lo, hi
+    return None if lo is None else min(0, lo), None if hi is None else max(0, hi)  # there may be fewer iterations
 
 
 def _compared(op: Op, src: tuple[UOp, ...], of: list[Span]) -> Span:

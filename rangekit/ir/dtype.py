@@ -19,7 +19,7 @@ class ArraySpec:
     """An annotation such as ``rk.f32["M K"]``: an element type and the expected size (or name) of each axis."""
 
     dtype: DType
-    dims: tuple[int | str, ...]
+    dims: tuple[int | str, ...]  # a Dim is one of the ints
 
     def __repr__(self) -> str:
         return f"{self.dtype}[{', '.join(map(repr, self.dims))}]"

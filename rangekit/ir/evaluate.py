@@ -25,7 +25,7 @@ Axes = tuple[UOp, ...]
 def evaluate(root: UOp, env: Mapping[UOp, Array], *, strict: bool = False) -> Array:
     """The value of a node: shape (open ranges in ``by_uid`` order, then its closed axes).
 
-    ``env`` gives the contents of PARAM and BUFFER nodes. A load outside its array is 0 (its result is then thrown
+    ``env`` gives the contents of PARAM and BUFFER nodes, and what a DIM is. A load outside its array is 0 (its result is then thrown
     away by a WHERE, or the access is guarded); with ``strict`` it is an ``IndexError``.
     """
     return _Evaluator(env, strict).value(root)
@@ -46,7 +46,9 @@ class _Evaluator:
 
     def extent(self, r: UOp) -> int:
         """How many iterations of a range there are here."""
-        return 1 if r in self.at else r.extent
+        if r in self.at:
+            return 1
+        return r.extent if len(r.src) == 1 else max(0, int(self.value(r.size)))
 
     def over(self, n: UOp, axes: Axes) -> Array:
         """The value with exactly these ranges as leading axes (those it lacks have size 1)."""
@@ -76,10 +78,10 @@ class _Evaluator:
         if op is Op.CONST:
             return np.asarray(n.arg, n.dtype.numpy)
         if op is Op.RANGE:
-            return np.arange(n.extent, dtype=np.int64) if n not in self.at else np.array([self.at[n]])
+            return np.arange(self.extent(n), dtype=np.int64) if n not in self.at else np.array([self.at[n]])
         if op is Op.INVALID:
             return np.asarray(np.iinfo(np.int64).min)
-        if op in (Op.PARAM, Op.BUFFER):
+        if op in (Op.PARAM, Op.BUFFER, Op.DIM):
             return self.env[n]
         if op is Op.INDEX:
             return self.index(n)
@@ -202,7 +204,7 @@ class _Evaluator:
         uses = [m for m in toposort(*n.src[count:-1]) if m.op is Op.STATE and m.arg[0] == n.arg[0]]
         known = {m: v for m, v in self.memo.items() if r not in m.ranges}
         seen = []
-        for t in range(r.extent):
+        for t in range(self.extent(r)):
             work = _Evaluator(self.env, self.strict, {**self.at, r: t})
             work.memo.update(known)
             for m in uses:

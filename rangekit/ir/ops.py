@@ -13,7 +13,8 @@ class Op(Enum):
 
     # index world
     CONST = "const"  # arg: the value
-    RANGE = "range"  # arg: RangeId; src: the size
+    RANGE = "range"  # arg: RangeId; src: the greatest size, the size if that is known only at the call
+    DIM = "dim"  # arg: DimId; a number known at the call
     INVALID = "invalid"  # the index of no element: loads 0, stores nothing
     GUARD = "guard"  # src: an index, or a value and one; arg: (access or None, axis, size); to be proved, or guarded
     CLAIM = "claim"  # src: two integers; arg: access or None; that they are equal, to be tested at run time

@@ -6,6 +6,7 @@ Text and HTML come from one stream of (kind, text) tokens, so they never disagre
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 from itertools import islice
 
@@ -42,6 +43,10 @@ def _expr(n: UOp, above: int, depth: int) -> Iterator[Token]:
     elif op is Op.CONST:
         text = "inf" if n.arg == float("inf") else "-inf" if n.arg == float("-inf") else repr(n.arg)
         yield "num", f"({text})" if text.startswith("-") and above > 6 else text
+    elif op is Op.DIM:
+        yield "name", n.arg.name
+        if n.arg.multiple_of > 1:
+            yield "", f" // {n.arg.multiple_of}"
     elif op is Op.RANGE:
         yield "range", n.arg.name or ":"
     elif op is Op.VAR:
@@ -72,6 +77,12 @@ def _expr(n: UOp, above: int, depth: int) -> Iterator[Token]:
 def _infix(n: UOp, above: int, depth: int) -> Iterator[Token]:
     symbol, level = _INFIX[n.op]
     a, b = n.src
+    if n.op is Op.MUL and a.op is Op.DIM and b.op is Op.CONST and b.arg % a.arg.multiple_of == 0:
+        b = b.replace(arg=b.arg // a.arg.multiple_of)
+        a = a.replace(arg=replace(a.arg, multiple_of=1))  # the size of that name
+        if b.arg == 1:
+            yield from _expr(a, above, depth)
+            return
     if n.op is Op.ADD and b.op is Op.CONST and b.dtype.kind in "xi" and b.arg < 0:
         symbol, b = "-", b.replace(arg=-b.arg)
     elif n.op is Op.ADD and b.op is Op.MUL and b.src[1].op is Op.CONST and b.dtype.kind == "x" and b.src[1].arg < 0:

@@ -153,7 +153,7 @@ def _index_check(node: UOp) -> bool:
 
 
 def _sizes(ranges: tuple[UOp, ...]) -> Shape:
-    return tuple(r.extent for r in ranges)
+    return tuple(r.length for r in ranges)
 
 
 def _place(node: UOp) -> bool:
@@ -192,8 +192,10 @@ _SCALAR: Callable[[UOp], Shape] = lambda n: ()
 
 SPEC: dict[Op, Row] = {
     Op.CONST: Row("nothing; arg the value", _SCALAR, lambda n: not n.src and isinstance(n.arg, (bool, int, float))),
-    Op.RANGE: Row("the size", _SCALAR, lambda n: n.dtype is dt.index and n.src[0].dtype is dt.index and len(n.src) == 1
-                  and (n.src[0].op is not Op.CONST or n.src[0].arg >= 0)),
+    Op.RANGE: Row("the greatest size, and the size itself if that is not known", _SCALAR,
+                  lambda n: n.dtype is dt.index and n.src[0].op is Op.CONST and n.src[0].arg >= 0
+                  and all(s.dtype is dt.index for s in n.src) and len(n.src) <= 2),
+    Op.DIM: Row("nothing; arg DimId", _SCALAR, lambda n: not n.src and n.dtype is dt.index),
     Op.INVALID: Row("nothing", _SCALAR, lambda n: not n.src and n.dtype is dt.index),
     Op.VAR: Row("nothing; arg (number, name)", _SCALAR, lambda n: not n.src),
     Op.PARAM: Row("nothing; arg ParamId", lambda n: n.arg.shape, lambda n: not n.src and n.dtype in dt.STORED),
@@ -218,7 +220,7 @@ SPEC: dict[Op, Row] = {
     Op.FOLD: Row("first states, as many next ones, the range", lambda n: n.src[0].shape,
                  lambda n: len(n.src) == 2 * n.arg[1] + 1 and n.dtype is n.src[0].dtype and _states(n),
                  lambda n: (n.arg[1], 2 * n.arg[1])),
-    Op.SCAN: Row("first states, as many next ones, a value, the range", lambda n: (n.src[-1].extent, *n.src[-2].shape),
+    Op.SCAN: Row("first states, as many next ones, a value, the range", lambda n: (n.src[-1].length, *n.src[-2].shape),
                  lambda n: len(n.src) == 2 * n.arg[1] + 2 and n.dtype is n.src[-2].dtype and _states(n),
                  lambda n: (n.arg[1], 2 * n.arg[1] + 1)),
     Op.STATE: Row("the range and those around; arg (fold's number, k, shape, name)", lambda n: n.arg[2],

@@ -27,6 +27,16 @@ class RangeId:
 
 
 @dataclass(frozen=True)
+class DimId:
+    """A number that a call brings: its name and bounds; the size of that name is ``multiple_of`` times it."""
+
+    name: str
+    least: int
+    most: int
+    multiple_of: int = 1
+
+
+@dataclass(frozen=True)
 class ParamId:
     """An argument: its position, name, sizes, and its strides in elements (None: C order)."""
 
@@ -112,13 +122,18 @@ class UOp:
 
     @property
     def size(self) -> UOp:
-        """The size of a RANGE, a node."""
-        return self.src[0]
+        """How many iterations a RANGE has, a node: what is known only at the call has DIMs in it."""
+        return self.src[-1]
 
     @property
     def extent(self) -> int:
-        """The size of a RANGE, a number."""
+        """The greatest number of iterations a RANGE may have."""
         return int(self.src[0].arg)
+
+    @property
+    def length(self) -> int:
+        """The size of a RANGE as shapes hold it: a Dim where it is known only at the call."""
+        return self.extent if len(self.src) == 1 else _dim.Dim._of(self.src[1])
 
 
 def const(value: Any, dtype: DType) -> UOp:
@@ -141,13 +156,16 @@ def const(value: Any, dtype: DType) -> UOp:
 
 
 def idx(value: int) -> UOp:
-    """An index constant."""
+    """An index constant, or the node of a Dim."""
+    if isinstance(value, _dim.Dim):
+        return value.node
     return UOp(Op.CONST, dt.index, (), int(value))
 
 
 def new_range(size: int, name: str | None = None) -> UOp:
     """A RANGE that is not any other."""
-    return UOp(Op.RANGE, dt.index, (idx(size),), RangeId(next(_uids), name))
+    sizes = (idx(size.most), size.node) if isinstance(size, _dim.Dim) else (idx(size),)
+    return UOp(Op.RANGE, dt.index, sizes, RangeId(next(_uids), name))
 
 
 def new_fold() -> int:
@@ -214,6 +232,7 @@ def live_nodes() -> int:
     return len(_NODES)
 
 
+from rangekit.ir import dim as _dim  # noqa: E402  (both make nodes)
 from rangekit.ir import spec as _spec  # noqa: E402  (spec reads UOp; a node cannot be made before it is loaded)
 
 _describe = _spec.describe

@@ -10,6 +10,7 @@ import numpy as np
 
 from rangekit.errors import BoundsError, DtypeError, RangekitError, ShapeError
 from rangekit.ir import dtype as dt
+from rangekit.ir.dim import Dim
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, by_uid, cast, idx, toposort
 from rangekit.lang import trace
@@ -50,6 +51,10 @@ def _sliced(x: Tensor, axis: int, cut: slice) -> Tensor:
             "a slice needs ints: its length is part of the shape",
             help="index with a sum of ranges: for x[i : i + 4] write x[i + k] with k = rk.Range(4)",
         )
+    if cut == slice(None):
+        return x
+    if isinstance(x.shape[axis], Dim):
+        return _cut(x, axis, cut)
     try:
         start, stop, step = cut.indices(x.shape[axis])
     except (TypeError, ValueError) as err:
@@ -60,16 +65,29 @@ def _sliced(x: Tensor, axis: int, cut: slice) -> Tensor:
     return slice_axis(x, axis, start if size else 0, size, step if size else 1)
 
 
+def _cut(x: Tensor, axis: int, cut: slice) -> Tensor:
+    """A slice of an axis whose size is known only at the call: its ends are where the bounds decide."""
+    size = x.shape[axis]
+    if cut.step not in (None, 1):
+        raise ShapeError(f"a step of {cut.step} along {size}, which is known only at the call", help="index with a Range")
+    ends = []
+    for end, missing in ((cut.start, 0), (cut.stop, size)):
+        end = missing if end is None else end if end >= 0 else size + end
+        ends.append(0 if end < 0 else end if end <= size else size)
+    start, stop = ends
+    return slice_axis(x, axis, start, stop - start if start <= stop else 0)
+
+
 def as_index(item: Any, axis: int, size: int) -> UOp:
     """One index as a node of dtype index."""
-    if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
-        n = operator.index(item)
+    if isinstance(item, (int, np.integer, Dim)) and not isinstance(item, bool):
+        n = item if isinstance(item, Dim) else operator.index(item)
         if not -size <= n < size:
             raise BoundsError(
                 f"index {n} of axis {axis}, which has {size} elements",
                 help=f"write an index from {-size} to {size - 1}" if size else "the axis is empty",
             )
-        return idx(n % size)
+        return idx(n if n >= 0 else size + n)
     if isinstance(item, (float, np.floating)) or (isinstance(item, Tensor) and item.dtype.is_float):
         raise DtypeError(
             f"axis {axis} is indexed with {f'a {item.dtype} value' if isinstance(item, Tensor) else item}",

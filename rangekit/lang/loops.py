@@ -274,7 +274,7 @@ class _Loop:
         for m in states:
             number, k, shape, name = m.arg
             axes = self.own[k]
-            arg = (number, k, tuple(a.extent for a in axes) + shape, name)
+            arg = (number, k, tuple(a.length for a in axes) + shape, name)
             whole = UOp(Op.STATE, m.dtype, (self.r, *by_uid(core)), arg)
             self.places[m] = UOp(Op.INDEX, m.dtype, (whole, *axes)) if axes else whole
 

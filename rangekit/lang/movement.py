@@ -9,6 +9,7 @@ from typing import Any
 
 from rangekit.errors import ShapeError
 from rangekit.ir import dtype as dt
+from rangekit.ir.dim import Dim
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import Storage, UOp, alu, cast, const, new_range
 from rangekit.lang.ranges import normal_axes
@@ -29,7 +30,7 @@ Shape = int | Sequence[int]
 def as_shape(shape: Any) -> tuple[int, ...]:
     """Sizes as a tuple of ints >= 0 (-1 kept for reshape); ``ShapeError`` otherwise."""
     try:
-        return tuple(operator.index(s) for s in (shape if isinstance(shape, (tuple, list)) else (shape,)))
+        return tuple(s if isinstance(s, Dim) else operator.index(s) for s in (shape if isinstance(shape, (tuple, list)) else (shape,)))
     except TypeError:
         raise ShapeError(f"a shape holds ints, not {shape!r}") from None
 
@@ -42,14 +43,24 @@ def reshape(x: Any, shape: Shape, /, *, copy: bool | None = None) -> Tensor:
     """The elements in row-major order under other axes; one size may be -1. ``ShapeError`` if the counts differ."""
     x, wanted = lift(x), as_shape(shape)
     if wanted.count(-1) == 1:
-        known = -math.prod(wanted)
-        wanted = tuple((x.size // known if known else 0) if s == -1 else s for s in wanted)
+        known = math.prod(s for s in wanted if s != -1)
+        wanted = tuple((_rest(x, wanted) if known else 0) if s == -1 else s for s in wanted)
     if any(s < 0 for s in wanted) or math.prod(wanted) != x.size:
         raise ShapeError(
             f"cannot reshape {x.shape}, {x.size} elements, to {as_shape(shape)}",
             help=f"write sizes whose product is {x.size}; one of them may be -1",
         )
     return _moved(Op.RESHAPE, x, wanted, wanted == x.shape)
+
+
+def _rest(x: Tensor, wanted: tuple[int, ...]) -> int:
+    """What is left of the elements for the axis of size -1: sizes that both shapes have are left out of it."""
+    have = list(x.shape)
+    for s in wanted:
+        if s in have:
+            have.remove(s)
+    missing = math.prod(s for s in wanted if s != -1 and s not in x.shape)
+    return math.prod(have) // missing
 
 
 def permute_dims(x: Any, /, axes: Sequence[int]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from rangekit.errors import RangeError, ShapeError
+from rangekit.ir.dim import Dim
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, new_range
 from rangekit.lang.tensor import Range, Tensor
@@ -21,6 +22,10 @@ def make_range(n: Any, name: str | None) -> UOp:
             f"{what} is not a size: sizes are known before loops run",
             help="give the largest size and leave iterations out: rk.sum(v, j, where=j <= i)",
         )
+    if isinstance(n, Dim):
+        if n.least < 0:
+            raise RangeError(f"a Range of size {n}, which may be {n.least}: sizes are 0 or more")
+        return new_range(n, name)
     try:
         size = operator.index(n)
     except TypeError:

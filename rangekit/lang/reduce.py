@@ -12,6 +12,7 @@ from typing import Any, overload
 
 from rangekit.errors import DtypeError, RangeError, ShapeError
 from rangekit.ir import dtype as dt
+from rangekit.ir.dim import least
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import Formula, reducer
@@ -99,7 +100,7 @@ class Over:
 
     @property
     def extents(self) -> tuple[int, ...]:
-        return tuple(r.extent for r in self.ranges)
+        return tuple(r.length for r in self.ranges)
 
 
 def _wide(node: UOp) -> UOp:
@@ -206,7 +207,7 @@ def _element(x: Tensor, at: tuple[int, ...]) -> Tensor:
 def _count(over: Over, dtype: DType) -> UOp:
     """How many iterations take part."""
     if over.where is None:
-        return const(math.prod(over.extents), dtype)
+        return cast(idx(math.prod(over.extents)), dtype)
     return over.reduce("add", const(1, dtype))
 
 
@@ -240,11 +241,11 @@ def std(v: Any, /, *ranges: Any, axis: Axis = None, keepdims: bool = False, wher
 
 def _arg(op: str, v: Any, ranges: tuple[Any, ...], axis: Axis, keepdims: bool, where: Any) -> Tensor:
     over = Over([v], ranges, axis, where, op)
-    if math.prod(over.extents) == 0:
+    if any(least(n) == 0 for n in over.extents):
         raise ShapeError(f"{op} of an empty range: there is no index", help="an axis of size 1 or more")
     flat: UOp = idx(0)
     for r in over.ranges:
-        flat = alu(Op.ADD, alu(Op.MUL, flat, idx(r.extent)), r)
+        flat = alu(Op.ADD, alu(Op.MUL, flat, idx(r.length)), r)
     value = cast(over.node, dt.uint8) if over.node.dtype is dt.bool_ else over.node
     index = cast(flat, dt.int64)
     index = index if not value.shape else broadcast_node(index, value.shape)

@@ -7,6 +7,7 @@ operation is written once, as a function.
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -16,6 +17,7 @@ import numpy as np
 
 from rangekit.errors import DtypeError, RangekitError, ShapeError
 from rangekit.ir import dtype as dt
+from rangekit.ir.dim import Dim, most
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, by_uid, cast, const, new_buffer, toposort
@@ -158,7 +160,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Elements of the closed axes."""
-        return int(np.prod(self._node.shape, dtype=np.int64))
+        return math.prod(self._node.shape)
 
     @property
     def dtype(self) -> DType:
@@ -302,7 +304,7 @@ class Range(Tensor):
     @property
     def extent(self) -> int:
         """How many values it runs over."""
-        return self._node.extent
+        return self._node.length
 
     @property
     def name(self) -> str | None:
@@ -403,6 +405,8 @@ def lift(value: Any) -> Tensor:
     """
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, Dim):
+        return Tensor(value.node, "int")
     if isinstance(value, (bool, np.bool_)):
         return Tensor(const(bool(value), dt.bool_))
     if isinstance(value, int):
@@ -503,7 +507,7 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
         if len(sizes) > 1:
             listed = " and ".join(map(str, dict.fromkeys(s for s in shapes if s)))
             raise ShapeError(
-                f"shapes {listed} do not broadcast: axis -{back} is {' and '.join(map(str, sorted(sizes)))}",
+                f"shapes {listed} do not broadcast: axis -{back} is {' and '.join(map(str, sorted(sizes, key=most)))}",
                 help="axes must be equal or 1, counted from the last; x[:, None] adds an axis",
             )
         out.append(sizes.pop() if sizes else 1)

@@ -53,7 +53,7 @@ def topk(v: Any, k: int, /, *ranges: Any, axis: int | None = None, largest: bool
         (place,) = normal_axes(-1 if axis is None else axis, x.ndim)
         x, opened = open_axes(x, tuple(range(x.ndim)))
         along, closed = (opened[place],), tuple(r for a, r in enumerate(opened) if a != place)
-    count = math.prod(r.extent for r in along)
+    count = math.prod(r.length for r in along)
     if k > count:
         raise ShapeError(f"the top {k} of {count} values", help=f"k is at most {count} here")
     r, x = _one_range(along, x)
@@ -76,11 +76,11 @@ def _one_range(along: tuple[UOp, ...], x: UOp) -> tuple[UOp, UOp]:
     """One range in place of several, row-major."""
     if len(along) == 1:
         return along[0], x
-    r = new_range(math.prod(a.extent for a in along))
+    r = new_range(math.prod(a.length for a in along))
     mapping, rest = {}, r
     for a in reversed(along):
-        mapping[a] = alu(Op.MOD, rest, idx(a.extent))
-        rest = alu(Op.IDIV, rest, idx(a.extent))
+        mapping[a] = alu(Op.MOD, rest, idx(a.length))
+        rest = alu(Op.IDIV, rest, idx(a.length))
     return r, substitute(x, mapping)
 
 

@@ -17,11 +17,11 @@ from rangekit.ir.uop import UOp, toposort
 
 def canon(sink: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
     """The graph with canonical bound ranges."""
-    candidates: dict[int, list[UOp]] = {}
+    candidates: dict[UOp, list[UOp]] = {}
     found = (n for n in toposort(sink) if n.op is Op.RANGE)
     results = {r for s in sink.src if s.op is Op.BUFFERIZE for r in s.src[1:]}
     for r in sorted(found, key=lambda r: (r.arg.name is None, r not in results, r.arg.uid)):
-        candidates.setdefault(r.extent, []).append(r)
+        candidates.setdefault(r.size, []).append(r)
     done: dict[UOp, UOp] = {}
     renamed: dict[UOp, UOp] = {}
     stack = [sink]
@@ -48,7 +48,7 @@ def canon(sink: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
     return done[sink]
 
 
-def _rename(n: UOp, candidates: dict[int, list[UOp]]) -> UOp:
+def _rename(n: UOp, candidates: dict[UOp, list[UOp]]) -> UOp:
     bound = binding(n) if n.op in LOOPS else None
     if bound is None:
         return n
@@ -56,7 +56,7 @@ def _rename(n: UOp, candidates: dict[int, list[UOp]]) -> UOp:
     taken = set(n.ranges)
     chosen = []
     for r in ranges:
-        best = next((c for c in candidates.get(r.extent, []) if c not in taken), r)
+        best = next((c for c in candidates.get(r.size, []) if c not in taken), r)
         chosen.append(best)
         taken.add(best)
     if tuple(chosen) == ranges:

@@ -16,6 +16,7 @@ import numpy as np
 from rangekit.errors import BoundsError, RaceError
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
+from rangekit.ir.dim import Dim, most
 from rangekit.ir.evaluate import evaluate
 from rangekit.ir.logic import conditions
 from rangekit.ir.nest import Access
@@ -28,7 +29,7 @@ from rangekit.lower.proof import Conditions, conjuncts, either, is_mark, proof
 from rangekit.source import Position
 
 ENUMERATED = 1 << 20  # iterations an index is tried on one by one
-DATA = frozenset({Op.INDEX, Op.REDUCE, Op.PARAM, Op.BUFFER, Op.IN_RANGE, Op.GET, Op.FOLD, Op.SCAN, Op.STATE})
+DATA = frozenset({Op.DIM, Op.INDEX, Op.REDUCE, Op.PARAM, Op.BUFFER, Op.IN_RANGE, Op.GET, Op.FOLD, Op.SCAN, Op.STATE})
 
 
 def check(
@@ -220,7 +221,7 @@ class _Check:
     def _corners(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> None:
         """Try the first and last iterations of each range of a large space; raises where one leaves the array."""
         ranges = by_uid(_involved(i, gate))
-        if _depends_on_data(i, gate) or len(ranges) > 8:
+        if isinstance(size, Dim) or _depends_on_data(i, gate) or len(ranges) > 8:
             return
         for corner in np.ndindex(*(2,) * len(ranges)):
             at = {r: (r.extent - 1) * c for r, c in zip(ranges, corner, strict=True)}
@@ -256,7 +257,7 @@ class _Check:
         pair: str | None = None
         flat: UOp = idx(0)
         for i, size in zip(place.src[1:], place.src[0].shape, strict=True):
-            flat = alu(Op.ADD, alu(Op.MUL, flat, idx(size)), i)
+            flat = alu(Op.ADD, alu(Op.MUL, flat, idx(most(size))), i)
         missing = [r for r in ranges if r not in place.ranges]
         if missing:
             pair = f"{missing[0].arg.name} = 0 and {missing[0].arg.name} = 1 write the same element"

@@ -22,7 +22,9 @@ from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, alu, cast, idx, new_buffer, toposort
 from rangekit.lower.limits import Bounds, limits
 from rangekit.lower.merge import merged, plain
+from rangekit.lower.loops import substitution
 from rangekit.lower.place import lanes, levels
+from rangekit.lower.sizes import dims, ground, grounded, held, named
 from rangekit.lower.tidy import MAX_TREE, tidy
 
 Emit = Generator[UOp, UOp, UOp]
@@ -49,13 +51,18 @@ def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Targ
     prints: list[PrintSite] = []
     count = 0
     names = {n.arg.name for n in toposort(kernel) if n.op is Op.RANGE and n.arg.name}
+    brought = dims(kernel)
+    lets, sizes = named(brought, 1)
+    body += lets
+    count = len(lets)
     for part in kernel.src if kernel.src and kernel.src[0].op is Op.KERNEL else (kernel,):
-        work = _Linearize(part, target, strict, count, names)
+        work = _Linearize(part, target, strict, count, names, sizes)
         body += work.run()
         prints += work.prints
         names |= set(work.ranges_named.values())
         count = work.count
-    params = tuple(n for n in toposort(kernel) if n.op in (Op.PARAM, Op.BUFFER))
+    body = list(grounded(tuple(body), sizes))
+    params = tuple(ground(n) for n in toposort(kernel) if n.op in (Op.PARAM, Op.BUFFER)) + tuple(held(brought))
     written = {s.buffer for s in walk(tuple(body)) if isinstance(s, Store)}
     outputs = tuple(p for p in params if p in written)
     inputs = tuple(p for p in params if p not in written)
@@ -65,7 +72,8 @@ def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Targ
 
 
 class _Linearize:
-    def __init__(self, kernel: UOp, target: Target, strict: bool, count: int, names: set[str]) -> None:
+    def __init__(self, kernel: UOp, target: Target, strict: bool, count: int, names: set[str],
+                 sizes: dict[UOp, UOp]) -> None:  # fmt: skip
         self.kernel, self.target, self.strict, self.count = kernel, target, strict, count
         self.order = toposort(kernel)
         self.consumers: dict[UOp, int] = {}
@@ -81,7 +89,8 @@ class _Linearize:
         self.ranges_named: dict[UOp, str] = {}
         self._name_ranges(names)
         self.states: dict[int, tuple[tuple[UOp, ...], tuple[UOp, ...]]] = {}  # a fold's arrays, and its lanes
-        self.root = Block(None, None, frozenset(kernel.src))
+        self.root = Block(None, None, frozenset(kernel.src), memo=dict(sizes))
+        self.sized = substitution(sizes)
         self.stack = [self.root]
         self.prints: list[PrintSite] = []
 
@@ -163,7 +172,7 @@ class _Linearize:
 
     def _close(self, ranges: tuple[UOp, ...]) -> None:
         for r in reversed(ranges):
-            self._pop(idx(0), r.size)
+            self._pop(idx(0), self.sized(r.size))
 
     # ---- stores ----------------------------------------------------------------------------------------------------
 
@@ -172,7 +181,7 @@ class _Linearize:
             inside = [(s, ranges[1:]) for s, ranges in pending if ranges and ranges[0] is first]
             self._push(first, frozenset(s for s, _ in inside))
             self._stores(inside)
-            self._pop(idx(0), first.size)
+            self._pop(idx(0), self.sized(first.size))
         for s, ranges in pending:
             if not ranges:
                 self._effect(s)
@@ -341,7 +350,7 @@ class _Linearize:
             key = i, size, gate
             if key not in known:
                 at = i if i.op in (Op.VAR, Op.CONST) else self._let("at", i, here)
-                ok = self._let("ok", alu(Op.AND, alu(Op.LE, idx(0), at), alu(Op.LT, at, idx(size))), here)
+                ok = self._let("ok", alu(Op.AND, alu(Op.LE, idx(0), at), alu(Op.LT, at, self.sized(idx(size)))), here)
                 quiet = ok if gate is None else alu(Op.OR, alu(Op.NOT, gate), ok)
                 self.stack[here].body.append(Guard(quiet, access, axis, at))
                 known[key] = at, ok
@@ -470,7 +479,7 @@ class _Linearize:
                 when = yield stop
                 self.stack[-1].body.append(Stop(when))
             yield from self._next(fold, fold.src[count : 2 * count], buffers, (), own=True)
-            self._pop(idx(0), fold.src[-1].size)
+            self._pop(idx(0), self.sized(fold.src[-1].size))
             if outer is not None:
                 self.states[fold.arg[0]] = outer
             block.accumulators[fold] = buffers

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rangekit.ir import dtype as dt
+from rangekit.ir.affine import affine
 from rangekit.ir.bounds import bounds, facts_of
+from rangekit.ir.dim import Dim
 from rangekit.ir.ops import Op
 from rangekit.ir.show import expression
 from rangekit.ir.symbolic import simplify
@@ -60,6 +62,8 @@ def proof(i: UOp, size: int, held: Conditions) -> str | None:
     """How ``0 <= i < size`` is known where the conditions hold, or None."""
     contract = any(n.op is Op.IN_RANGE for n in toposort(i))
     lo, hi = bounds(i)
+    if isinstance(size, Dim):
+        return _proof_of(i, size, held, contract)
     if lo >= 0 and hi < size:
         return "contract" if contract else "interval"
     if not held:
@@ -71,6 +75,39 @@ def proof(i: UOp, size: int, held: Conditions) -> str | None:
     room = _minus(idx(size - 1), i)
     ok_high = hi < size or any(bounds(simplify(_minus(room, s)), facts)[0] >= 0 for s in slacks)
     return ("contract" if contract else "symbolic") if ok_low and ok_high else None
+
+
+def _proof_of(i: UOp, size: Dim, held: Conditions, contract: bool) -> str | None:
+    """The same where the size is known only at the call: the index at the last iterations is less than any such size.
+
+    Iterations of a range exist, so that the index where it is used is one of theirs.
+    """
+    facts = facts_of(all_of(held)) if held else {}
+    slacks = [s for c in held for s in _slacks(c)]
+    room = _last(_minus(_plus(size.node, -1), i), frozenset())
+    ok_high = bounds(room, facts)[0] >= 0 or any(
+        bounds(_last(_minus(_minus(_plus(size.node, -1), i), s), frozenset()), facts)[0] >= 0 for s in slacks
+    )
+    first = _last(i, frozenset())
+    ok_low = bounds(i, facts)[0] >= 0 or bounds(first, facts)[0] >= 0 or any(
+        bounds(_last(_minus(i, s), frozenset()), facts)[0] >= 0 for s in slacks
+    )
+    return ("contract" if contract else "symbolic") if ok_low and ok_high else None
+
+
+def _last(n: UOp, seen: frozenset[UOp]) -> UOp:
+    """A sum no greater than ``n`` is, with ranges whose size is a Dim at their last iteration where they lessen it."""
+    n = simplify(n)
+    terms, _ = affine(n)
+    r = next((a for a, m in terms.items() if a.op is Op.RANGE and len(a.src) == 2 and m < 0 and a not in seen), None)
+    if r is None:
+        return n
+    beyond = alu(Op.MUL, _minus(_plus(r.size, -1), r), idx(terms[r]))  # no more than 0, wherever else the range is
+    return _last(alu(Op.ADD, n, beyond), seen | {r})
+
+
+def _plus(n: UOp, k: int) -> UOp:
+    return alu(Op.ADD, n, idx(k))
 
 
 def is_mark(n: UOp) -> bool:

@@ -9,15 +9,15 @@ behind and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.bounds import bounds
 from rangekit.ir.ops import MOVEMENT, Op
 from rangekit.ir.spec import arity, binding
 from rangekit.ir.symbolic import simplify
 from rangekit.ir.uop import Storage, UOp, alu, const, idx, new_range, toposort
-from rangekit.lower.proof import checked, is_mark
+from rangekit.lower.proof import checked, is_mark, proof
 
 Index = tuple[UOp, ...]
 Task = tuple[str, UOp, Index]
@@ -85,8 +85,7 @@ class _Rangeify:
     def _marked(self, n: UOp, axis: int, i: UOp) -> UOp:
         """An index into a value that may get no storage, marked so that *check* still holds it against the axis."""
         size = n.src[0].shape[axis]
-        lo, hi = bounds(i)
-        if n.src[0].op in (Op.PARAM, Op.BUFFER) or (lo >= 0 and hi < size):
+        if n.src[0].op in (Op.PARAM, Op.BUFFER) or proof(i, size, frozenset()) is not None:
             return i
         marked = UOp(Op.GUARD, dt.index, (i,), (None, axis, size))
         self.carry(n, marked)
@@ -307,9 +306,8 @@ def reshaped_index(new: tuple[int, ...], old: tuple[int, ...], index: Index) -> 
         linear: UOp = idx(0)
         for size, i in zip(new[first_a:a], index[first_a:a], strict=True):
             linear = alu(Op.ADD, _times(linear, size), i)
-        stride = need
-        for size in old[first_b:b]:
-            stride //= size
+        for axis, size in enumerate(old[first_b:b], first_b):
+            stride = math.prod(old[axis + 1 : b])
             part = alu(Op.IDIV, linear, idx(stride)) if stride != 1 else linear
             out.append(_tidied(part if size * stride == need else alu(Op.MOD, part, idx(size))))
     return tuple(out)
@@ -321,7 +319,7 @@ def _tidied(i: UOp) -> UOp:
 
 
 def _plus(i: UOp, n: int) -> UOp:
-    return _tidied(alu(Op.ADD, i, idx(n))) if n else i
+    return _tidied(alu(Op.ADD, i, idx(n))) if n != 0 else i
 
 
 def _times(i: UOp, n: int) -> UOp:
