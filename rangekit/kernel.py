@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 from rangekit.backends import native
 from rangekit.calls import Call, Form, inlined
 from rangekit.direct import Records
-from rangekit.errors import DeviceError
+from rangekit.errors import DeviceError, ScheduleError
 from rangekit.lang import trace
 from rangekit.lang.tensor import Runtime
 from rangekit.lower.pipeline import Options
@@ -114,6 +114,12 @@ class Kernel(native.Callable):  # type: ignore[misc]
 
         call = Call(self._form, args, {})
         traced = self._traced(call)
+        if traced.program.dims:
+            names = ", ".join(d.arg.name for d in traced.program.dims.values())
+            raise ScheduleError(
+                f"a kernel over the sizes {names} is not tuned: what is fast depends on what they are",
+                help="tune the function without Dims in its annotations, and give a schedule from that",
+            )
         options = self._tuned.get(call.key, self.options)
 
         def given(name: str) -> tuple[Step, ...] | None:

@@ -175,7 +175,7 @@ def order(a: UOp, b: UOp) -> int:
 
 
 def _key(node: UOp) -> tuple[bool, str, str, int]:
-    return node.op is not Op.RANGE, node.op.value, node.dtype.name, len(node.src)
+    return node.op is not Op.RANGE, node.op.value, node.dtype.name, 0 if node.op is Op.RANGE else len(node.src)
 
 
 def _arg_key(node: UOp) -> Any:

@@ -128,7 +128,7 @@ def inlined(sink: UOp, b: UOp, carry: Carry) -> UOp:
 def spare_axes(b: UOp, order: Sequence[UOp]) -> tuple[int, ...]:
     """Axes along which all elements are equal, or that have one element; not where an index has yet to be checked."""
     inside = b.src[0].ranges
-    axes = [a for a, r in enumerate(b.src[1:]) if r.extent == 1 or (r.extent and r not in inside)]
+    axes = [a for a, r in enumerate(b.src[1:]) if r.length == 1 or (r.extent and r not in inside)]
     if not axes:
         return ()
     uses = [n for n in order if n.op is Op.INDEX and n.src[0] is b]

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from rangekit.ir.binding import substitute
+from rangekit.ir.dim import most
 from rangekit.ir.ops import LOOPS, Op
 from rangekit.ir.show import expression
 from rangekit.ir.target import Target
@@ -87,7 +88,7 @@ class _Derive:
             return f"{r.extent} values a row fit the caches, where passes over them are cheaper than exponentials"
         gone = {first, *seconds}
         if any(
-            n.op in LOOPS and n not in gone and n.src[-1].extent == r.extent and first in toposort(n)
+            n.op in LOOPS and n not in gone and n.src[-1].size is r.size and first in toposort(n)
             for n in self.order
         ):
             return "another loop needs all of it again"
@@ -152,7 +153,7 @@ class _Derive:
                 term = alu(Op.MUL, blocks.at(w.rest), term)
             own = by_uid(term.ranges - core - {blocks.outer, blocks.inner})
             part = UOp(Op.REDUCE, total, (blocks.where(condition, term, const(0.0, total)), blocks.inner), "add")
-            arg = (number, k, tuple(a.extent for a in own), "acc")
+            arg = (number, k, tuple(a.length for a in own), "acc")
             state = UOp(Op.STATE, total, (blocks.outer, *around), arg)
             before = UOp(Op.INDEX, total, (state, *own)) if own else state
             value = alu(Op.ADD, alu(Op.MUL, before, cast(power(old), total)), part)
@@ -177,25 +178,26 @@ class _Derive:
         if first.arg != "add":
             return {}
         x, j = first.src
-        n = j.extent
+        n = j.length
+        count = idx(n)
         means = [
             m
             for m in self.order
-            if m.op is Op.DIV and m.src[0] is first and m.src[1].op is Op.CONST and m.src[1].arg == n
+            if m.op is Op.DIV and m.src[0] is first and m.src[1] is cast(count, first.dtype)
         ]
         found = []
         for mean in means:
             gap = alu(Op.SUB, x, mean)
             square = alu(Op.MUL, gap, gap)
             found += [(mean, m) for m in self.order if m.op is Op.REDUCE and m.arg == "add" and m.src == (square, j)]
-        if not found or not n:
+        if not found or n == 0:
             return {}
         what = f"mean over {j.arg.name or f'{j.extent} elements'} of {_shown(x)}"
         why = self.pays(first, [m for _, m in found])
         if why is not None:
             self.reasons.append(f"several passes: {what} and of squared deviations: {why}")
             return {}
-        size = min(self.block or BLOCK, n)
+        size = min(self.block or BLOCK, j.extent)
         self.reasons.append(f"derived: {what} and of squared deviations, in one pass of blocks of {size}")
         dtype = first.dtype
         blocks = _Blocks(j, size)
@@ -207,13 +209,13 @@ class _Derive:
         squares = UOp(Op.STATE, dtype, source, (number, 1, (), "m2"))
         values, zero = blocks.kept(x), const(0.0, dtype)
         past = alu(Op.MUL, blocks.outer, idx(size))
-        here = alu(Op.MIN, idx(size), alu(Op.ADD, idx(n), alu(Op.MUL, past, idx(-1))))
-        count, total = (UOp(Op.CAST, dtype, (v,)) for v in (here, alu(Op.ADD, past, here)))
+        here = alu(Op.MIN, idx(size), alu(Op.ADD, count, alu(Op.MUL, past, idx(-1))))
+        inside, total = (UOp(Op.CAST, dtype, (v,)) for v in (here, alu(Op.ADD, past, here)))
         sums = UOp(Op.REDUCE, dtype, (blocks.where(None, values, zero), blocks.inner), "add")
-        own = alu(Op.DIV, sums, count)
+        own = alu(Op.DIV, sums, inside)
         off = alu(Op.SUB, values, own)
         spread = UOp(Op.REDUCE, dtype, (blocks.where(None, alu(Op.MUL, off, off), zero), blocks.inner), "add")
-        gap, share = alu(Op.SUB, own, before), alu(Op.DIV, count, total)
+        gap, share = alu(Op.SUB, own, before), alu(Op.DIV, inside, total)
         new_mean = alu(Op.ADD, before, alu(Op.MUL, gap, share))
         between = alu(Op.MUL, alu(Op.MUL, gap, gap), alu(Op.MUL, UOp(Op.CAST, dtype, (past,)), share))
         new_squares = alu(Op.ADD, alu(Op.ADD, squares, spread), between)
@@ -337,12 +339,12 @@ class _Blocks:
 
     def __init__(self, j: UOp, size: int) -> None:
         self.size, self.range = size, j
-        count = -(-j.extent // size)
+        count = (j.length + size - 1) // size
         self.outer = new_range(count, j.arg.name)
         self.inner = new_range(size, f"{j.arg.name}.t" if j.arg.name else None)
         linear = alu(Op.ADD, alu(Op.MUL, self.outer, idx(size)), self.inner) if size > 1 else self.outer
-        self.place = linear if count > 1 else self.inner
-        self.ragged = j.extent % size != 0
+        self.place = linear if most(count) > 1 else self.inner
+        self.ragged = j.length % size != 0
 
     def at(self, n: UOp) -> UOp:
         """A value at the iteration of this block."""
@@ -350,7 +352,7 @@ class _Blocks:
 
     def where(self, condition: UOp | None, value: UOp, other: UOp) -> UOp:
         """A value where there is an iteration and the condition holds."""
-        inside = alu(Op.LT, self.place, idx(self.range.extent)) if self.ragged else None
+        inside = alu(Op.LT, self.place, self.range.size) if self.ragged else None
         if condition is not None:
             given = self.at(condition)
             if inside is not None and not any(n.op is Op.INDEX for n in toposort(given)):
@@ -363,7 +365,7 @@ class _Blocks:
         """A value at the iteration of this block, computed once for all its uses."""
         value = self.at(n)
         if self.ragged:
-            value = alu(Op.WHERE, alu(Op.LT, self.place, idx(self.range.extent)), value, const(0.0, value.dtype))
+            value = alu(Op.WHERE, alu(Op.LT, self.place, self.range.size), value, const(0.0, value.dtype))
         if self.size == 1:
             return substitute(value, {self.inner: idx(0)})
         tile = UOp(Op.BUFFERIZE, value.dtype, (value, self.inner), Storage("local", "part"))

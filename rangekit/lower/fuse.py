@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from rangekit.ir.dim import capacity
 from rangekit.ir.ops import EXPENSIVE, LOOPS, Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, toposort
@@ -175,13 +176,13 @@ class _Choice:
     def best(self, carry: Carry) -> tuple[Rewrite | None, str]:
         """The rewrite that pays most, None to keep the buffer; and why."""
         b, target = self.b, self.target
-        size = math.prod(b.shape) * b.dtype.itemsize
+        size = capacity(b.shape) * b.dtype.itemsize
         whole = f"kept in memory, {_size(b, range(b.ndim))}"
         if _written(b, self.order):
             return None, f"{whole}: it is written in place"
         once = sum(math.prod(r.extent for r in n.ranges) for n in self.heavy)
         again = sum(map(self._times, self.heavy))
-        moved = math.prod(b.shape) * math.prod(r.extent for r in b.ranges) + self.each
+        moved = capacity(b.shape) * math.prod(r.extent for r in b.ranges) + self.each
         if self.along and all(in_step(b, n, self.reads, self.users) for n in self.along):
             return (lambda sink: inlined(sink, b, carry)), "removed: the loop that uses it runs the scan"
         if self.along:
@@ -267,7 +268,7 @@ class _Choice:
 
     def _bytes(self, axes: tuple[int, ...]) -> int:
         """The size of the buffer shrunk by these axes."""
-        return math.prod(s for a, s in enumerate(self.b.shape) if a not in axes) * self.b.dtype.itemsize
+        return capacity(s for a, s in enumerate(self.b.shape) if a not in axes) * self.b.dtype.itemsize
 
     def _common_axes(self) -> tuple[int, ...]:
         """Axes at which all uses have one index, made of the nest's own loops: an iteration of those wants no other."""

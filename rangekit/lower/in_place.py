@@ -47,7 +47,7 @@ def _contents(write: UOp) -> UOp | None:
     """The version, of a copy of what an ASSIGN replaces, that it puts in place of all of it."""
     base, place, value = write.src[:3]
     over = bound_ranges(write)
-    if write.arg is not None or place.src[1:] != over or tuple(r.extent for r in over) != base.shape:
+    if write.arg is not None or place.src[1:] != over or tuple(r.length for r in over) != base.shape:
         return None
     last = value.src[0] if value.op is Op.INDEX and value.src[1:] == over else value
     if last.op is not Op.ASSIGN:

@@ -21,8 +21,8 @@ from rangekit.ir.spec import arity, binding, bound_ranges, combines
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, alu, cast, idx, new_buffer, toposort
 from rangekit.lower.limits import Bounds, limits
-from rangekit.lower.merge import merged, plain
 from rangekit.lower.loops import substitution
+from rangekit.lower.merge import merged, plain
 from rangekit.lower.place import lanes, levels
 from rangekit.lower.sizes import dims, ground, grounded, held, named
 from rangekit.lower.tidy import MAX_TREE, tidy

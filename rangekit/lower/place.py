@@ -184,7 +184,7 @@ def in_step(b: UOp, scanned: UOp, uses: Sequence[UOp], users: Sequence[UOp]) -> 
     rebound = {r for n in outside if n.op in LOOPS for r in n.src}
     for u in uses:
         r = u.src[1 + axis]
-        if r is not uses[0].src[1 + axis] or r not in loops or r in rebound or r.extent != b.shape[axis]:
+        if r is not uses[0].src[1 + axis] or r not in loops or r in rebound or r.length != b.shape[axis]:
             return False
         mine = around - set(b.src[1:])
         mine = mine.union(*(i.ranges for a, i in zip(b.src[1:], u.src[1:], strict=True) if a in around))

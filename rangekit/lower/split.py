@@ -117,7 +117,7 @@ class _Group:
         """Whether a store may share the loops: equal extents, something in common, neither reading the other."""
         if self.prints or s.op is not Op.STORE or self.minds(s):
             return False
-        if [r.extent for r in bound_ranges(s)] != [r.extent for r in bound_ranges(self.stores[0])]:
+        if [r.size for r in bound_ranges(s)] != [r.size for r in bound_ranges(self.stores[0])]:
             return False
         mine = _touched(s)  # tables of functions of the index have that in common
         return bool(mine & self.touched) or not (mine or self.touched)

@@ -16,11 +16,12 @@ from itertools import pairwise
 import numpy as np
 
 from rangekit.errors import RaceError
-from rangekit.ir.bounds import bounds
+from rangekit.ir.dim import capacity
 from rangekit.ir.ops import Op
 from rangekit.ir.show import expression
 from rangekit.ir.spec import combines
 from rangekit.ir.uop import Storage, UOp, by_uid, new_range, toposort
+from rangekit.lower.proof import proof
 from rangekit.lower.versions import (
     Carry,
     apart,
@@ -54,7 +55,7 @@ def untorn(sink: UOp, carry: Carry, positions: Mapping[UOp, Position], reasons: 
 
 def _reason(copy: UOp) -> str:
     what = copy.arg.name.removesuffix("_old") if copy.arg.name else "a buffer"
-    return f"a copy of {what}, {math.prod(copy.shape) * copy.dtype.itemsize} bytes: it is read after it is written"
+    return f"a copy of {what}, {capacity(copy.shape) * copy.dtype.itemsize} bytes: it is read after it is written"
 
 
 def order(sink: UOp) -> list[UOp]:
@@ -119,7 +120,7 @@ def _after(write: UOp, writers: Mapping[UOp, list[UOp]]) -> list[UOp]:
 
 def _refuse_meeting(branches: list[list[UOp]], positions: Mapping[UOp, Position]) -> None:
     """No write of one branch meets one of another."""
-    size = math.prod(branches[0][0].shape)
+    size = capacity(branches[0][0].shape)
     taken = np.zeros(size if size <= MARKED else 0, bool)
     before: list[UOp] = []
     for branch in branches:
@@ -188,7 +189,7 @@ def _apart(sink: UOp, carry: Carry, copies: dict[UOp, None]) -> UOp:
 
 def _by_element(change: _Change, listed: list[UOp]) -> None:
     """Reads of one version: only the elements kept, where those are fewer than all."""
-    if listed and sum(map(_count, listed)) < math.prod(listed[0].src[0].shape) and all(map(_safe, listed)):
+    if listed and sum(map(_count, listed)) < capacity(listed[0].src[0].shape) and all(map(_safe, listed)):
         change.reads.update((read, read) for read in listed)
 
 
@@ -198,8 +199,7 @@ def _count(read: UOp) -> int:
 
 def _safe(read: UOp) -> bool:
     """Whether a read is inside its storage in every iteration, whatever condition it is used under."""
-    spans = [bounds(i) for i in read.src[1:]]
-    return all(lo >= 0 and hi < size for (lo, hi), size in zip(spans, read.src[0].shape, strict=True))
+    return all(proof(i, size, frozenset()) for i, size in zip(read.src[1:], read.src[0].shape, strict=True))
 
 
 class _Rewrite:
@@ -383,7 +383,7 @@ def _kept(sink: UOp, carry: Carry, copies: dict[UOp, None]) -> UOp:
     done = {n: p for p, n in enumerate(found.done)}
     for event in found.torn:
         listed = [read for _, several in event.late for read in several]
-        within = sum(map(_count, listed)) < math.prod(event.write.shape) and all(map(_safe, listed))
+        within = sum(map(_count, listed)) < capacity(event.write.shape) and all(map(_safe, listed))
         for reader, several in event.late:
             change = changes.setdefault(reader, _Change())
             for read in several:

@@ -14,6 +14,7 @@ import numpy as np
 
 from rangekit.ir.affine import affine
 from rangekit.ir.bounds import bounds
+from rangekit.ir.dim import symbolic
 from rangekit.ir.evaluate import evaluate
 from rangekit.ir.ops import LOOPS, Op
 from rangekit.ir.spec import binding
@@ -22,7 +23,7 @@ from rangekit.lower.place import is_buffer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Carry = Callable[[UOp, UOp], None]
-DATA = frozenset({Op.INDEX, Op.REDUCE, Op.PARAM, Op.BUFFER, Op.IN_RANGE, Op.GET})
+DATA = frozenset({Op.DIM, Op.INDEX, Op.REDUCE, Op.PARAM, Op.BUFFER, Op.IN_RANGE, Op.GET})
 ENUMERATED = 1 << 16  # iterations of an access that are tried one by one
 
 
@@ -125,7 +126,8 @@ def _elements(access: UOp) -> tuple[tuple[UOp, ...], Array] | None:
     """The ranges of an access, and its elements row by row."""
     ranges = by_uid(frozenset().union(*(i.ranges for i in access.src[1:])))
     shape = tuple(r.extent for r in ranges)
-    if math.prod(shape) > ENUMERATED or any(n.op in DATA for n in toposort(*access.src[1:])):
+    known = not symbolic(access.src[0].shape) and not any(n.op in DATA for n in toposort(*access.src[1:]))
+    if math.prod(shape) > ENUMERATED or not known:
         return None
     flat: Array = np.zeros(shape, np.int64)
     inside: Array = np.ones(shape, bool)
