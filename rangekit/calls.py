@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rangekit import arguments
+from rangekit import annotated, arguments
 from rangekit.arguments import Slot
 from rangekit.backends.device import Device
 from rangekit.errors import ArgumentError, DtypeError, ShapeError
-from rangekit.ir.affine import affine
-from rangekit.ir.dim import Dim, symbolic
-from rangekit.ir.dtype import ArraySpec
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp
 from rangekit.lang.tensor import Array, Tensor, array_of, from_array
@@ -36,7 +33,7 @@ class Form:
         unknown = static - set(self.signature.parameters)
         if unknown:
             raise ArgumentError(f"static= names {', '.join(sorted(unknown))}, which {name} does not take")
-        self.specs = _specs(fn)
+        self.specs = annotated.specs(fn)
         kinds = {p.kind for p in self.signature.parameters.values()}
         positional = kinds <= {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
         self.plain = tuple(self.signature.parameters) if positional else None  # of arguments that stand in order
@@ -59,14 +56,6 @@ class Form:
             ) from None
         bound.apply_defaults()
         return bound
-
-
-def _specs(fn: Callable[..., Any]) -> dict[str, ArraySpec]:
-    try:
-        found = inspect.get_annotations(fn, eval_str=True)
-    except Exception:  # an annotation that means nothing outside a type checker
-        found = getattr(fn, "__annotations__", {})
-    return {name: spec for name, spec in found.items() if isinstance(spec, ArraySpec)}
 
 
 class Call:
@@ -96,7 +85,7 @@ class Call:
             fixed.append(arguments.structure(value))
         self.sizes: dict[UOp, int] = {}
         if form.specs:
-            self._check_specs()
+            self.sizes = annotated.held(form.specs, self.names, self.slots, self.arrays)
         try:
             self.key: Hashable = (tuple(self.slots), tuple(fixed))
             hash(self.key)
@@ -106,62 +95,6 @@ class Call:
                 f"the argument {bad[0]} is {bad[1].__name__}, neither an array nor a compile-time value",
                 help="pass arrays and numbers; a compile-time value must be hashable, as a tuple is",
             ) from None
-
-    def _check_specs(self) -> None:
-        sizes: dict[str, tuple[int, str]] = {}
-        later: list[tuple[str, int, Dim]] = []  # axes whose sizes follow from others
-        for name, spec in self.form.specs.items():
-            if name not in self.names:
-                continue
-            place = self.names.index(name)
-            slot = self.slots[place]
-            if slot.dtype is not spec.dtype:
-                raise DtypeError(
-                    f"the argument {name} is {slot.dtype}, annotated {spec}",
-                    help=f"pass {name}.astype({spec.dtype.name!r})",
-                )
-            if len(slot.shape) != len(spec.dims):
-                raise ShapeError(f"the argument {name} has shape {slot.shape}, annotated {spec}")
-            for size, dim in zip(slot.shape, spec.dims, strict=True):
-                if isinstance(dim, Dim):
-                    if not self._bound(name, dim, size):
-                        later.append((name, size, dim))
-                    continue
-                want, who = (dim, name) if isinstance(dim, int) else sizes.setdefault(dim, (size, name))
-                if size != want:
-                    raise ShapeError(
-                        f"the argument {name} has shape {slot.shape}: {dim} is {want} in {who}, {size} here"
-                    )
-
-            if symbolic(spec.dims):  # one signature for all sizes, laid out one way
-                shape = tuple(d if isinstance(d, Dim) else s for s, d in zip(slot.shape, spec.dims, strict=True))
-                self.slots[place] = slot._replace(shape=shape, strides=None)
-                if slot.strides is not None:
-                    self.arrays[place] = np.ascontiguousarray(self.arrays[place])
-        for name, size, dim in later:
-            (found,) = sized((dim,), self.sizes)
-            if found != size:
-                raise ShapeError(f"the argument {name} has an axis of size {size}, annotated {dim}, which is {found} here")
-
-    def _bound(self, name: str, dim: Dim, size: int) -> bool:
-        """Note what a Dim is, if an axis tells; ``ShapeError`` if that is outside its bounds or something else before.
-        """
-        terms, constant = affine(dim.node)
-        if len(terms) != 1 or next(iter(terms)).op is not Op.DIM:
-            return False
-        ((leaf, factor),) = terms.items()
-        value, rest = divmod(size - constant, factor)
-        unit = leaf.arg.multiple_of
-        bounds = f"{leaf.arg.name} is from {leaf.arg.least * unit} to {leaf.arg.most * unit}"
-        if rest or not leaf.arg.least <= value <= leaf.arg.most:
-            raise ShapeError(
-                f"the argument {name} has an axis of size {size}, annotated {dim}: {bounds}"
-                + (f", a multiple of {unit}" if unit > 1 else "")
-            )
-        if self.sizes.setdefault(leaf, value) != value:
-            known = self.sizes[leaf] * unit
-            raise ShapeError(f"the argument {name} has an axis of size {size}, annotated {dim}: {leaf.arg.name} is {known}")
-        return True
 
     def trace(self, device: Device, options: Options) -> Traced:
         """The program for these arguments."""

@@ -162,7 +162,7 @@ def _known(d: UOp, sizes: Mapping[UOp, int]) -> int:
     if d not in sizes:
         raise ArgumentError(
             f"what the Dim {d.arg.name} is, no argument says",
-            help=f'annotate one that has an axis of that size: def f(x: rk.f32[{d.arg.name}])',
+            help=f"annotate one that has an axis of that size: def f(x: rk.f32[{d.arg.name}])",
         )
     return sizes[d]
 

@@ -17,7 +17,10 @@ from rangekit.ir.ops import Op
 from rangekit.ir.uop import DimId, UOp, alu, idx
 
 LARGEST = 1 << 31  # of a size, where no other bound is given: offsets of any array that fits in memory stay in 64 bits
-_Number = int if TYPE_CHECKING else object  # to a type checker it is one of the ints that a shape holds
+if TYPE_CHECKING:
+    _Number = int  # to a type checker it is one of the ints that a shape holds
+else:
+    _Number = object
 
 
 class Dim(_Number):

@@ -25,8 +25,8 @@ Axes = tuple[UOp, ...]
 def evaluate(root: UOp, env: Mapping[UOp, Array], *, strict: bool = False) -> Array:
     """The value of a node: shape (open ranges in ``by_uid`` order, then its closed axes).
 
-    ``env`` gives the contents of PARAM and BUFFER nodes, and what a DIM is. A load outside its array is 0 (its result is then thrown
-    away by a WHERE, or the access is guarded); with ``strict`` it is an ``IndexError``.
+    ``env`` gives the contents of PARAM and BUFFER nodes, and what a DIM is. A load outside its array is 0 (its result
+    is then thrown away by a WHERE, or the access is guarded); with ``strict`` it is an ``IndexError``.
     """
     return _Evaluator(env, strict).value(root)
 

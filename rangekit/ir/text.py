@@ -5,6 +5,8 @@
     %2 = param.float32 x#0(8,)
     %3 = index.float32 %2, %1
 
+A size that is known only at the call is a line too, and stands in a shape as its number: ``x#0(%0, 64)``.
+
 A line is a number, the op and dtype, the sources, then the arg. The arg of a REDUCE is a name, or a formula over
 lines before it: ``%9 = reduce.float32 %2, %1 last(%5; %8) associative``. Ranges and buffers are told apart by their
 number after ``#``; nothing in the text is an address. The canonical form renumbers them in order of appearance and
@@ -19,10 +21,11 @@ from dataclasses import replace
 from typing import Any
 
 from rangekit.ir import uop
+from rangekit.ir.dim import Dim
 from rangekit.ir.dtype import dtype_named
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import Formula
-from rangekit.ir.uop import BufferId, ParamId, RangeId, Storage, UOp, toposort
+from rangekit.ir.uop import BufferId, DimId, ParamId, RangeId, Storage, UOp, toposort
 
 _LINE = re.compile(r"%(\d+) = (\w+)\.(\w+)(?: (%\d+(?:, %\d+)*))?(?: (.+))?")
 _WORD = re.compile(r"[A-Za-z_]\w*")
@@ -35,7 +38,7 @@ _WORDS = frozenset({Op.REDUCE, Op.KERNEL, Op.ASSIGN, Op.STORE, Op.PRINT})  # the
 def dump(root: UOp, canonical: bool = False) -> str:
     """The graph below a node as text, its own line last."""
     numbers: dict[UOp, int] = {}
-    renumbered: dict[tuple[Op, int], int] = {}
+    renumbered: dict[tuple[Op, Any], int] = {}
     lines = []
     for node in _order(root):
         numbers[node] = len(numbers)
@@ -52,8 +55,17 @@ def _order(root: UOp) -> list[UOp]:
         how = node.arg[2] if node.op in (Op.FOLD, Op.SCAN) else node.arg
         if isinstance(how, Formula):
             order.update(dict.fromkeys(toposort(*how.neutral, *how.combined)))
+        order.update(dict.fromkeys(toposort(*(d.node for d in _dims(node.arg)))))
         order[node] = None
     return list(order)
+
+
+def _dims(arg: Any) -> list[Dim]:
+    """The sizes in the arg of a node that are known only at the call."""
+    if isinstance(arg, Dim):
+        return [arg]
+    parts = arg if isinstance(arg, tuple) else (arg.shape,) if isinstance(arg, (ParamId, BufferId)) else ()
+    return [d for part in parts for d in _dims(part)]
 
 
 def parse(text: str) -> UOp:
@@ -85,7 +97,7 @@ def _number(node: UOp) -> int:
     return int(node.arg[0]) if node.op in (Op.FOLD, Op.SCAN, Op.STATE) else 0
 
 
-def _anonymous(node: UOp, renumbered: dict[tuple[Op, int], int]) -> Any:
+def _anonymous(node: UOp, renumbered: dict[tuple[Op, Any], int]) -> Any:
     """The arg of a node without names, its number the next in order of appearance."""
     arg = node.arg
     if isinstance(arg, (RangeId, BufferId)):
@@ -95,6 +107,9 @@ def _anonymous(node: UOp, renumbered: dict[tuple[Op, int], int]) -> Any:
         return ParamId(arg.slot, "", arg.shape, arg.strides)
     if isinstance(arg, Storage):
         return Storage(arg.memory)
+    if isinstance(arg, DimId):  # a program is the same whatever its sizes are called, not whichever they are
+        place = renumbered.setdefault((node.op, node), len(renumbered))
+        return DimId(f"d{place}", arg.least, arg.most, arg.multiple_of)
     if node.op is Op.VAR:
         return (*arg[:-1], "")
     if node.op in (Op.FOLD, Op.SCAN, Op.STATE):
@@ -118,14 +133,40 @@ def _spelled(node: UOp, arg: Any, numbers: dict[UOp, int]) -> str:
     if isinstance(arg, RangeId):
         return f"{_word(arg.name)}#{arg.uid}"
     if isinstance(arg, ParamId):
-        return f"{_word(arg.name)}#{arg.slot}{arg.shape}" + (f" {arg.strides}" if arg.strides is not None else "")
+        strides = f" {arg.strides}" if arg.strides is not None else ""
+        return f"{_word(arg.name)}#{arg.slot}{_literal(arg.shape, numbers)}{strides}"
     if isinstance(arg, BufferId):
-        return f"{_word(arg.name)}#{arg.uid}{arg.shape} {arg.memory}"
+        return f"{_word(arg.name)}#{arg.uid}{_literal(arg.shape, numbers)} {arg.memory}"
+    if isinstance(arg, DimId):
+        return f"{_word(arg.name)} {arg.least}..{arg.most} {arg.multiple_of}"
     if isinstance(arg, Storage):
         return f"{arg.memory or 'any'} {_word(arg.name)}".strip()
     if node.op in _WORDS and arg is not None:
         return _word(arg)
-    return "" if arg is None else repr(arg)
+    return "" if arg is None else _literal(arg, numbers)
+
+
+def _literal(arg: Any, numbers: dict[UOp, int]) -> str:
+    """A tuple or number as Python writes it, a Dim as the number of its line."""
+    if isinstance(arg, Dim):
+        return f"%{numbers[arg.node]}"
+    if isinstance(arg, tuple):
+        parts = [_literal(part, numbers) for part in arg]
+        return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+    return repr(arg)
+
+
+def _value(text: str, nodes: dict[str, UOp]) -> Any:
+    """What ``_literal`` wrote."""
+    if "%" not in text or text[0] in "'\"":
+        return literal_eval(text)
+
+    def sizes(v: Any) -> Any:
+        if isinstance(v, tuple):
+            return tuple(map(sizes, v))
+        return Dim._of(nodes[v[1:]]) if isinstance(v, str) and v.startswith("%") else v
+
+    return sizes(literal_eval(re.sub(r"%\d+", r"'\g<0>'", text)))
 
 
 def _read(op: Op, text: str | None, nodes: dict[str, UOp]) -> Any:
@@ -144,8 +185,13 @@ def _read(op: Op, text: str | None, nodes: dict[str, UOp]) -> Any:
             raise KeyError(text)
         name, number, shape, rest = found.groups()
         if op is Op.PARAM:
-            return ParamId(int(number), _unword(name) or "", literal_eval(shape), literal_eval(rest) if rest else None)
-        return BufferId(int(number), _unword(name) or "", literal_eval(shape), rest)
+            strides = literal_eval(rest) if rest else None
+            return ParamId(int(number), _unword(name) or "", _value(shape, nodes), strides)
+        return BufferId(int(number), _unword(name) or "", _value(shape, nodes), rest)
+    if op is Op.DIM:
+        name, span, unit = text.rsplit(" ", 2)
+        least, _, most = span.partition("..")
+        return DimId(_unword(name) or "", int(least), int(most), int(unit))
     if op in (Op.FOLD, Op.SCAN):
         uid, count, how = text.split(" ", 2)
         return int(uid), int(count), None if how == "None" else _read(Op.REDUCE, how, nodes)
@@ -159,7 +205,7 @@ def _read(op: Op, text: str | None, nodes: dict[str, UOp]) -> Any:
         return _unword(text)
     if op is Op.CONST and text in ("nan", "inf", "-inf"):
         return float(text)
-    return literal_eval(text)
+    return _value(text, nodes)
 
 
 def _word(name: str | None) -> str:

@@ -69,7 +69,9 @@ def _cut(x: Tensor, axis: int, cut: slice) -> Tensor:
     """A slice of an axis whose size is known only at the call: its ends are where the bounds decide."""
     size = x.shape[axis]
     if cut.step not in (None, 1):
-        raise ShapeError(f"a step of {cut.step} along {size}, which is known only at the call", help="index with a Range")
+        raise ShapeError(
+            f"a step of {cut.step} along {size}, which is known only at the call", help="index with a Range: x[i * 2]"
+        )
     ends = []
     for end, missing in ((cut.start, 0), (cut.stop, size)):
         end = missing if end is None else end if end >= 0 else size + end

@@ -11,7 +11,7 @@ from rangekit.errors import ShapeError
 from rangekit.ir import dtype as dt
 from rangekit.ir.dim import Dim
 from rangekit.ir.ops import Op
-from rangekit.ir.uop import Storage, UOp, alu, cast, const, new_range
+from rangekit.ir.uop import Storage, UOp, alu, cast, const, idx, new_range
 from rangekit.lang.ranges import normal_axes
 from rangekit.lang.tensor import (
     Tensor,
@@ -29,8 +29,9 @@ Shape = int | Sequence[int]
 
 def as_shape(shape: Any) -> tuple[int, ...]:
     """Sizes as a tuple of ints >= 0 (-1 kept for reshape); ``ShapeError`` otherwise."""
+    sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
     try:
-        return tuple(s if isinstance(s, Dim) else operator.index(s) for s in (shape if isinstance(shape, (tuple, list)) else (shape,)))
+        return tuple(s if isinstance(s, Dim) else operator.index(s) for s in sizes)
     except TypeError:
         raise ShapeError(f"a shape holds ints, not {shape!r}") from None
 
@@ -204,7 +205,7 @@ def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Tensor:
         start = end - v.shape[axis]
         widths = tuple((start, total - end) if a == axis else (0, 0) for a in range(v.ndim))
         piece = UOp(Op.PAD, dtype, (converted(v, dtype),), widths)
-        here = broadcast_node(alu(Op.LT, at, const(end, dt.int64)), piece.shape)
+        here = broadcast_node(alu(Op.LT, at, cast(idx(end), dt.int64)), piece.shape)
         out = piece if out is None else alu(Op.WHERE, here, piece, out)
         end = start
     assert out is not None

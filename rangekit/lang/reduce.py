@@ -241,7 +241,7 @@ def std(v: Any, /, *ranges: Any, axis: Axis = None, keepdims: bool = False, wher
 
 def _arg(op: str, v: Any, ranges: tuple[Any, ...], axis: Axis, keepdims: bool, where: Any) -> Tensor:
     over = Over([v], ranges, axis, where, op)
-    if any(least(n) == 0 for n in over.extents):
+    if 0 in map(least, over.extents):
         raise ShapeError(f"{op} of an empty range: there is no index", help="an axis of size 1 or more")
     flat: UOp = idx(0)
     for r in over.ranges:

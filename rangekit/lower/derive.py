@@ -88,8 +88,7 @@ class _Derive:
             return f"{r.extent} values a row fit the caches, where passes over them are cheaper than exponentials"
         gone = {first, *seconds}
         if any(
-            n.op in LOOPS and n not in gone and n.src[-1].size is r.size and first in toposort(n)
-            for n in self.order
+            n.op in LOOPS and n not in gone and n.src[-1].size is r.size and first in toposort(n) for n in self.order
         ):
             return "another loop needs all of it again"
         return None
@@ -180,11 +179,7 @@ class _Derive:
         x, j = first.src
         n = j.length
         count = idx(n)
-        means = [
-            m
-            for m in self.order
-            if m.op is Op.DIV and m.src[0] is first and m.src[1] is cast(count, first.dtype)
-        ]
+        means = [m for m in self.order if m.op is Op.DIV and m.src[0] is first and m.src[1] is cast(count, first.dtype)]
         found = []
         for mean in means:
             gap = alu(Op.SUB, x, mean)

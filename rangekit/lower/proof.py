@@ -89,8 +89,10 @@ def _proof_of(i: UOp, size: Dim, held: Conditions, contract: bool) -> str | None
         bounds(_last(_minus(_minus(_plus(size.node, -1), i), s), frozenset()), facts)[0] >= 0 for s in slacks
     )
     first = _last(i, frozenset())
-    ok_low = bounds(i, facts)[0] >= 0 or bounds(first, facts)[0] >= 0 or any(
-        bounds(_last(_minus(i, s), frozenset()), facts)[0] >= 0 for s in slacks
+    ok_low = (
+        bounds(i, facts)[0] >= 0
+        or bounds(first, facts)[0] >= 0
+        or any(bounds(_last(_minus(i, s), frozenset()), facts)[0] >= 0 for s in slacks)
     )
     return ("contract" if contract else "symbolic") if ok_low and ok_high else None
 

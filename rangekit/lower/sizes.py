@@ -2,7 +2,7 @@
 
 Up to here a size is a DIM, and an array's shape may hold one. In a nest a DIM is a name, bound by a load from a small
 array of its own that the launch fills, and every array has a shape of ints: the greatest it may have, if only the
-first axis was open, otherwise one axis, its index a sum of multiples of the sizes. No bound is lost, *check* came first.
+first axis is a Dim, otherwise one axis, its index a sum of multiples of the sizes. Bounds were checked before.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from rangekit.ir import dtype as dt
+from rangekit.ir.dim import Dim
 from rangekit.ir.ops import BINARY, COMPARE, FLOAT_BINARY, MATH, ROUNDING, TERNARY, TESTS, UNARY, Op
 from rangekit.ir.text import dump, parse
 from rangekit.ir.uop import (
@@ -28,8 +29,10 @@ each = pytest.mark.parametrize
 
 def program() -> UOp:
     """A SINK below which every op occurs."""
-    i, j = new_range(4, "i"), new_range(3)
+    size = Dim("N", min=2, max=9, multiple_of=2)
+    i, j, open_ = new_range(4, "i"), new_range(3), new_range(size, "k")
     a = UOp(Op.PARAM, dt.float32, (), ParamId(0, "a", (4, 3)))
+    long = UOp(Op.PARAM, dt.float32, (), ParamId(2, "long", (3, size + 1)))
     ids = UOp(Op.PARAM, dt.int32, (), ParamId(1, "ids", (4,), (2,)))
     out = new_buffer(dt.float32, (4,), "out")
     at = UOp(Op.INDEX, dt.int32, (ids, i))
@@ -46,6 +49,8 @@ def program() -> UOp:
     bits = UOp(Op.BITCAST, dt.float32, (ints[0],))
     best = UOp(Op.REDUCE, dt.float32, (floats[0], cast(j, dt.int64), j), "argmax")
     place = cast(UOp(Op.GET, dt.int64, (best,), 1), dt.float32)
+    later = UOp(Op.REDUCE, dt.float32, (UOp(Op.INDEX, dt.float32, (long, j, open_)), open_), "add")
+    bits = alu(Op.ADD, bits, UOp(Op.REDUCE, dt.float32, (later, j), "max"))
     value = alu(Op.ADD, alu(Op.ADD, bits, place), UOp(Op.REDUCE, dt.float32, (read, j), "add"))
     state = UOp(Op.STATE, dt.float32, (i,), (900, 0, (), "s"))
     fold = UOp(Op.FOLD, dt.float32, (const(0.0, dt.float32), alu(Op.ADD, state, read), i), (900, 1, None))
