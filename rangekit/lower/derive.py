@@ -218,7 +218,7 @@ class _Derive:
         last = [UOp(Op.GET, dtype, (fold,), k) for k in range(2)]
         out = dict.fromkeys(means, last[0])
         out |= {m: last[1] for _, m in found}
-        return out | {first: alu(Op.MUL, last[0], const(float(n), dtype))}
+        return out | {first: alu(Op.MUL, last[0], cast(count, dtype))}
 
 
 def _shown(n: UOp) -> str:

@@ -366,3 +366,25 @@ def test_stages_are_text_that_parses_back() -> None:
         for stage in rk.kernel(fn).lower(*inputs(9, 9))._program.lowered.stages.values():
             text = dump(stage, canonical=True)
             assert dump(parse(text), canonical=True) == text
+
+
+LONG, OTHER = rk.Dim("LONG"), rk.Dim("OTHER")  # of any size: rows that no cache holds
+
+
+def long_normalised(x: rk.f32[LONG, OTHER]) -> Any:
+    return normalised(x)
+
+
+def long_attention(q: rk.f32[2, LONG, 8], k: rk.f32[2, OTHER, 8], v: rk.f32[2, OTHER, 5]) -> Any:
+    return attention(q, k, v)
+
+
+@pytest.mark.parametrize(("fn", "like"), [(long_normalised, "normalised"), (long_attention, "attention")])
+def test_single_passes_over_sizes_of_any_length(fn: Callable[..., Any], like: str) -> None:
+    _, inputs, oracle = CASES[NAMES.index(like)]
+    for device in ("cpu", "python"):
+        kernel = rk.kernel(fn, device=device)
+        for n, m in ((1, 1), (3, 65), (40, 64)) if device == "cpu" else ((2, 65),):
+            args = inputs(n, m)
+            same(kernel(*args), oracle(*wide(args)))
+        assert "derived: " in kernel.lower(*args).explain()
