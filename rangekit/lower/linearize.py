@@ -18,12 +18,14 @@ from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, S
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import reducer
 from rangekit.ir.spec import arity, binding, bound_ranges, combines
+from rangekit.ir.symbolic import simplify
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, alu, cast, idx, new_buffer, toposort
-from rangekit.lower.limits import Bounds, limits
+from rangekit.lower.limits import Bounds, bounded, limits
 from rangekit.lower.loops import substitution
 from rangekit.lower.merge import merged, plain
 from rangekit.lower.place import lanes, levels
+from rangekit.lower.proof import conjuncts
 from rangekit.lower.sizes import dims, ground, grounded, held, named
 from rangekit.lower.tidy import MAX_TREE, tidy
 
@@ -478,7 +480,7 @@ class _Linearize:
             if stop is not None:
                 when = yield stop
                 self.stack[-1].body.append(Stop(when))
-            yield from self._next(fold, fold.src[count : 2 * count], buffers, (), own=True)
+            yield from self._next(fold, fold.src[count : 2 * count], buffers, ())
             self._pop(idx(0), self.sized(fold.src[-1].size))
             if outer is not None:
                 self.states[fold.arg[0]] = outer
@@ -507,16 +509,18 @@ class _Linearize:
             self._close((*lanes, *axes))
         return tuple(buffers)
 
-    def _next(self, fold: UOp, news: tuple[UOp, ...], buffers: tuple[UOp, ...], lanes: tuple[UOp, ...],
-              own: bool) -> Generator[UOp, UOp, None]:  # fmt: skip
+    def _next(
+        self, fold: UOp, news: tuple[UOp, ...], buffers: tuple[UOp, ...], lanes: tuple[UOp, ...]
+    ) -> Generator[UOp, UOp, None]:
         """The next states computed from the old ones, which stay readable until the block's ``late`` statements run.
 
-        With ``own``, a state that only its own next one reads, each element by itself, is replaced in place.
+        An array whose elements depend on no other of its own, and no other state on them, is replaced in place, and of
+        it only what changes.
         """
         depth = len(self.stack) - 1
         at = self._variables(lanes)
         late = self.stack[depth].late
-        in_place = _own_places(fold, news) if own else set()
+        in_place = _own_places(fold, news)
         waiting = []
         for buffer, new in zip(buffers, news, strict=True):
             if new in in_place:
@@ -541,12 +545,19 @@ class _Linearize:
                 value = self._let("new", value, depth)
                 self.stack[depth].memo[new] = value
             late.append(Store(buffer, at, value, joins=fold.arg[2]))
-        for buffer, new in waiting:  # last: nobody else reads the old ones
+        for number, (buffer, new) in enumerate(waiting):
             axes = new.src[1:]
+            within, element = _changing(new, (fold.arg[0], buffers.index(buffer)))
+            ends = []
+            for r in axes:
+                lo, hi = within.get(r, (None, None))
+                ends.append(((yield idx(0) if lo is None else lo), (yield self.sized(r.size) if hi is None else hi)))
             self._loop_over(axes, self.stack[-1].stores)
-            value = yield new.src[0]
+            value = yield element
             self.stack[-1].body.append(Store(buffer, (*at, *self._variables(axes)), value))
-            self._close(axes)
+            for end in reversed(ends):
+                self._pop(*end)
+            late.insert(number, self.stack[-1].body.pop())  # before the others change
 
     def _taken(self, axes: tuple[UOp, ...]) -> Stmt:
         """The loop that is open over ``axes``, closed and taken out of the block it would have joined."""
@@ -573,7 +584,7 @@ class _Linearize:
         self.states[scan.arg[0]] = (buffers, lanes)
         news = substitute(scan.src[count : 2 * count], {scan.src[-1]: r})
         self._count(*news)
-        yield from self._next(key, news, buffers, lanes, own=False)
+        yield from self._next(key, news, buffers, lanes)
         self.stack += inner
 
     def _scratch(self, b: UOp) -> Emit:
@@ -622,7 +633,9 @@ def _own_state(n: UOp) -> tuple[int, int] | None:
 
 
 def _own_places(fold: UOp, news: tuple[UOp, ...]) -> set[UOp]:
-    """The shaped states of which each element depends on no other of its own, and nothing else on them."""
+    """The shaped states of which no element depends on others of its own but those read before any changes, and no
+    other state on them.
+    """
     out = set()
     for k, new in enumerate(news):
         if not new.shape:
@@ -633,9 +646,31 @@ def _own_places(fold: UOp, news: tuple[UOp, ...]) -> set[UOp]:
         elsewhere = set(toposort(*(n for n in news if n is not new)))
         reads = [m for m in inside for s in m.src if s.op is Op.STATE and s.arg[:2] == (fold.arg[0], k)]
         outside = [m for m in elsewhere if m.op is Op.STATE and m.arg[:2] == (fold.arg[0], k)]
-        if not outside and all(m.op is Op.INDEX and m.src[1:] == new.src[1:] and m not in hidden for m in reads):
+        if not outside and all(
+            m.op is Op.INDEX and m not in hidden and (m.src[1:] == new.src[1:] or own.isdisjoint(m.ranges))
+            for m in reads
+        ):
             out.add(new)
     return out
+
+
+def _changing(new: UOp, own: tuple[int, int]) -> tuple[dict[UOp, Bounds], UOp]:
+    """Where the elements of a state may change, as bounds of its axes, and what they become there."""
+    element, axes = new.src[0], new.src[1:]
+    if element.op is not Op.WHERE:
+        return {}, element
+    c, *values = element.src
+    kept = [v.op is Op.INDEX and v.src[1:] == axes and _own_state(v) == own for v in values]
+    if kept[0] is kept[1]:
+        return {}, element
+    found, rest = bounded(conjuncts(simplify(alu(Op.NOT, c)) if kept[0] else c), axes)
+    ends = [e for pair in found.values() for e in pair if e is not None]
+    if not found or any(not e.ranges.isdisjoint(axes) for e in ends):
+        return {}, element
+    value = values[kept[0]]
+    for test in rest:
+        value = alu(Op.WHERE, test, value, values[kept[1]])
+    return found, value
 
 
 def _added(name: str, old: UOp, value: UOp, strict: bool) -> UOp:
