@@ -212,16 +212,25 @@ def carried(loop: Loop) -> list[Store]:
 
 
 def _following(loop: Loop) -> set[UOp]:
-    """The variable of a loop, and the names in its body of what depends on it."""
-    inner = {loop.var}
-    for s in walk(loop.body):
-        if isinstance(s, Let) and variables(s.value) & inner:
-            inner.add(s.var)
-    return inner
+    """The variable of a loop, and the names and arrays in its body of what depends on it."""
+    inner, own = {loop.var}, declared(loop.body)
+    while True:
+        before = len(inner)
+        for s in walk(loop.body):
+            if isinstance(s, Let) and _follows(s.value, inner):
+                inner.add(s.var)
+            elif isinstance(s, Store) and s.buffer in own and any(_follows(e, inner) for e in (*s.index, s.value)):
+                inner.add(s.buffer)
+        if len(inner) == before:
+            return inner
+
+
+def _follows(n: UOp, inner: set[UOp]) -> bool:
+    return n in inner or any(_follows(s, inner) for s in n.src)
 
 
 def _moves(s: Store, inner: set[UOp]) -> bool:
-    return any(variables(ungated(i)) & inner for i in s.index)
+    return any(_follows(ungated(i), inner) for i in s.index)
 
 
 def _apart(s: Store, loop: Loop) -> bool:

@@ -174,13 +174,14 @@ def levels(root: UOp) -> dict[UOp, int]:
 
 def in_step(b: UOp, scanned: UOp, uses: Sequence[UOp], users: Sequence[UOp]) -> bool:
     """Whether all uses stand in one nest's loop over the scanned axis: then that loop runs the scan too."""
-    if len(users) != 1 or not is_buffer(users[0]) or scanned.src[1] not in b.src[1:]:
+    if scanned.src[1] not in b.src[1:] or not _together(users):
         return False
     axis = b.src[1:].index(scanned.src[1])
-    loops = users[0].src[1:]
+    loops = _loops(users[0])
     scan = scanned.src[0]
     around = frozenset().union(*(s.ranges for s in scan.src[:-2])) - {scan.src[-1]}
-    outside = toposort(users[0].src[0], into=lambda n: n is not b and not is_buffer(n))
+    given = (s for root in users for s in root.src[: len(root.src) - len(loops)])
+    outside = toposort(*given, into=lambda n: n is not b and not is_buffer(n))
     rebound = {r for n in outside if n.op in LOOPS for r in n.src}
     for u in uses:
         r = u.src[1 + axis]
@@ -192,6 +193,19 @@ def in_step(b: UOp, scanned: UOp, uses: Sequence[UOp], users: Sequence[UOp]) -> 
         if inner != sorted(inner, reverse=True) or r in mine:
             return False
     return True
+
+
+def _together(users: Sequence[UOp]) -> bool:
+    """Whether what these roots compute is one nest: a buffer, or writes of values that do not meet, over the same
+    ranges.
+    """
+    if len(users) == 1 and is_buffer(users[0]):
+        return True
+    first = users[0] if users else None
+    if first is None or any(u.op is not Op.ASSIGN or u.arg not in (None, "any") or u.ranges for u in users):
+        return False
+    below = set(toposort(*(s for u in users for s in u.src[:3])))
+    return not below.intersection(users) and all(_loops(u) == _loops(first) for u in users)
 
 
 def is_buffer(n: UOp) -> bool:

@@ -44,17 +44,46 @@ def test_stable_and_nan_last(n: int, descending: bool) -> None:
     np.testing.assert_array_equal(np.signbit(out), np.signbit(x[want]))
 
 
-def test_merges_of_many_pieces() -> None:
-    x = values(20011)
-    np.testing.assert_array_equal(rk.kernel(lambda x: rk.argsort(x))(x), order(x))
+DTYPES = [np.bool_, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64,
+          np.float16, ml_dtypes.bfloat16, np.float32, np.float64]  # fmt: skip
+LENGTHS = [1024, 1025, 20_011, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, 70_001]  # around a change of method or of blocks
 
 
-@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int32, np.int64, np.uint64, np.float16, ml_dtypes.bfloat16])
-def test_dtypes(dtype: Any) -> None:
-    x = values(40, dtype)
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("descending", [False, True])
+def test_long_ones(n: int, descending: bool) -> None:
+    x = np.random.default_rng(n).standard_normal(n, dtype=np.float32)
+    x[:: n // 7], x[1 :: n // 9], x[2 :: n // 5], x[3 :: n // 8] = np.nan, -0.0, 0.0, x[5]
+    want = order(x, descending)
+    np.testing.assert_array_equal(rk.kernel(lambda x: rk.argsort(x, descending=descending))(x), want)
+    out = rk.kernel(lambda x: rk.sort(x, descending=descending))(x)
+    np.testing.assert_array_equal(out.view(np.uint32), x[want].view(np.uint32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [40, 1500, 66_000])
+@pytest.mark.parametrize("descending", [False, True])
+def test_dtypes(dtype: Any, n: int, descending: bool) -> None:
+    if n > 2000 and descending:
+        return  # what differs is the key, not the passes
+    x = values(n, dtype)
     if np.dtype(dtype).kind in "iu":
         x[::7], x[::11] = np.iinfo(dtype).min, np.iinfo(dtype).max
-    np.testing.assert_array_equal(rk.kernel(lambda x: rk.argsort(x))(x), order(x))
+        x[n // 2 :] = np.random.default_rng(1).integers(np.iinfo(dtype).min, np.iinfo(dtype).max, n - n // 2, dtype)
+    elif np.dtype(dtype).kind != "b":
+        x[n // 2 + 1 :] = np.random.default_rng(1).standard_normal(n - n // 2 - 1) * 1e3
+    want = order(x, descending)
+    np.testing.assert_array_equal(rk.kernel(lambda x: rk.argsort(x, descending=descending))(x), want)
+    out = rk.kernel(lambda x: rk.sort(x, descending=descending))(x)
+    np.testing.assert_array_equal(out.view(f"u{x.itemsize}"), x[want].view(f"u{x.itemsize}"))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_long_rows(axis: int) -> None:
+    x = np.random.default_rng(0).integers(0, 500, (3, 1201)).astype(np.float32)
+    x = np.ascontiguousarray(x if axis else x.T)
+    np.testing.assert_array_equal(rk.kernel(lambda x: rk.argsort(x, axis=axis))(x), np.argsort(x, axis, kind="stable"))
+    np.testing.assert_array_equal(rk.kernel(lambda x: rk.sort(x, axis=axis))(x), np.sort(x, axis))
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
@@ -64,8 +93,9 @@ def test_along_an_axis(axis: int) -> None:
     np.testing.assert_array_equal(rk.kernel(lambda x: rk.sort(x, axis=axis))(x), np.sort(x, axis))
 
 
-def test_the_interpreter_agrees() -> None:
-    x = values(37)
+@pytest.mark.parametrize("n", [37, 1031])
+def test_the_interpreter_agrees(n: int) -> None:
+    x = values(n)
     np.testing.assert_array_equal(rk.kernel(lambda x: rk.argsort(x), device="python")(x), order(x))
 
 
