@@ -321,10 +321,16 @@ class _Function(Loops):
         for n, kind in enumerate(kinds):
             unpack.append(f"  %at{n} = getelementptr i64, ptr %ctx, i64 {n}\n  %v{n} = load {kind}, ptr %at{n}")
             call.append(f"{kind} %v{n}")
+        lo, hi = self.plain(s.lo), self.plain(s.hi)
+        n = len(kinds)  # the pool counts from 0, the loop from here
+        unpack.append(f"  %at{n} = getelementptr i64, ptr %ctx, i64 {n}\n  %base = load i64, ptr %at{n}")
+        unpack += ["  %first = add i64 %from, %base", "  %last = add i64 %to, %base"]
+        kinds.append("i64")
+        passed.append(lo)
         lines = "\n".join(unpack)
         self.functions.append(
-            f"define internal void @{name}.chunk(ptr %ctx, i64 %lo, i64 %hi) #0 {{\nentry:\n{lines}\n"
-            f"  call void @{name}({', '.join(call)}, i64 %lo, i64 %hi)\n  ret void\n}}"
+            f"define internal void @{name}.chunk(ptr %ctx, i64 %from, i64 %to) #0 {{\nentry:\n{lines}\n"
+            f"  call void @{name}({', '.join(call)}, i64 %first, i64 %last)\n  ret void\n}}"
         )
         block = self.name("context")
         self.entry.append(f"  {block} = alloca [{len(kinds)} x i64], align {ALIGN}")
@@ -332,8 +338,8 @@ class _Function(Loops):
             at = self.make(f"getelementptr i64, ptr {block}, i64 {n}", "p")
             self.line(f"store {kind} {value}, ptr {at}")
         self.names.declared.add("declare void @rk_parallel(ptr, ptr, i64, i64)")
-        hi = self.plain(s.hi)
-        self.line(f"call void @rk_parallel(ptr @{name}.chunk, ptr {block}, i64 {hi}, i64 {max(1, s.width)})")
+        count = self.make(f"sub i64 {hi}, {lo}", "n")
+        self.line(f"call void @rk_parallel(ptr @{name}.chunk, ptr {block}, i64 {count}, i64 {max(1, s.width)})")
 
     # ---- guards and prints -------------------------------------------------------------------------------------------
 
