@@ -1,4 +1,4 @@
-"""Arrays that a loop keeps: what an iteration changes of them is changed in place, what else it reads is read before."""
+"""Arrays that a loop keeps: what an iteration changes is changed in place, what else it reads is read before."""
 
 from __future__ import annotations
 
