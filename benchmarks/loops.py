@@ -1,4 +1,4 @@
-"""What needs more than a reduction: the best of each row, running sums."""
+"""What needs more than a reduction: the best of each row, running sums, sorting, histograms, random numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import rangekit as rk
 from benchmarks.workload import DIVIDE, EXP, Workload
 
 K = 8
+BINS = 256
 
 
 def router(x: Any) -> Any:
@@ -21,6 +22,23 @@ def router(x: Any) -> Any:
 def running(x: Any) -> Any:
     i = rk.Range(x.shape[0])
     return rk.bufferize(rk.cumulative_sum(x[i], i), i)
+
+
+def in_order(x: Any) -> Any:
+    return rk.sort(x)
+
+
+def order(x: Any) -> Any:
+    return rk.argsort(x)
+
+
+def histogram(w: Any, ids: Any) -> Any:
+    i = rk.Range(ids.shape[0])
+    return rk.scatter(rk.zeros(BINS), ids[i], w[i], i)
+
+
+def normals(x: Any) -> Any:
+    return rk.random.normal(7, x.shape)
 
 
 def _softmax(np: Any, x: Any) -> Any:
@@ -85,6 +103,66 @@ LOOPS = [
             "torch": _torch_running,
             "jax": lambda jax, x: jax.numpy.cumsum(x),
             "numba": "running",
+        },
+    ),
+    Workload(
+        "sort 1 M",
+        in_order,
+        inputs=lambda draw, N: (draw.normal(N),),
+        oracle=np.sort,
+        sizes={"N": 1 << 20},
+        tiny={"N": 1031},
+        peers={
+            "numpy": lambda np, x: np.sort(x),
+            "torch": lambda torch, x: torch.sort(x).values,
+            "jax": lambda jax, x: jax.numpy.sort(x),
+            "numba": "in_ascending_order",
+        },
+    ),
+    Workload(
+        "argsort 1 M",
+        order,
+        inputs=lambda draw, N: (draw.permutation(N),),
+        oracle=np.argsort,
+        sizes={"N": 1 << 20},
+        tiny={"N": 1031},
+        peers={
+            "numpy": lambda np, x: np.argsort(x),
+            "torch": lambda torch, x: torch.argsort(x),
+            "jax": lambda jax, x: jax.numpy.argsort(x).astype(jax.numpy.int64),
+            "numba": "ascending_order",
+        },
+    ),
+    Workload(
+        "scatter-add 16 M into 256",
+        histogram,
+        inputs=lambda draw, N: (draw.uniform(N), draw.integers(0, BINS, N)),
+        oracle=lambda w, ids: np.bincount(ids, w, BINS),
+        sizes={"N": 1 << 24},
+        tiny={"N": 1013},
+        ops=lambda N: N,
+        tolerance=1e-2,  # of floats added one after another; ours are added in parts
+        peers={
+            "numpy": lambda np, w, ids: np.bincount(ids, w, BINS).astype(np.float32),
+            "torch": lambda torch, w, ids: torch.zeros(BINS).index_add_(0, ids, w),
+            "jax": lambda jax, w, ids: jax.numpy.zeros(BINS).at[ids].add(w),
+            "numba": "histogram",
+        },
+    ),
+    Workload(
+        "normal random numbers 16 M",
+        normals,
+        inputs=lambda draw, N: (draw.normal(N),),
+        oracle=np.zeros_like,
+        sizes={"N": 1 << 24},
+        tiny={"N": 1013},
+        moved=lambda N: 4 * N,
+        tolerance=7.0,  # every library has numbers of its own
+        peers={
+            "numpy": lambda np, x: np.random.default_rng(7).standard_normal(x.shape, np.float32),
+            "torch": lambda torch, x: torch.randn(x.shape),
+            "jax": lambda jax, x: jax.random.normal(jax.random.PRNGKey(7), x.shape),
+            "numba": "normals",
         },
     ),
 ]

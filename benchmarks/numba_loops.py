@@ -267,3 +267,26 @@ def running(x, out):
     for i in range(x.shape[0]):
         acc += x[i]
         out[i] = acc
+
+
+@in_order
+def in_ascending_order(x, out):
+    out[:] = np.sort(x)
+
+
+@in_order
+def ascending_order(x, out):
+    out[:] = np.argsort(x)
+
+
+@in_order
+def histogram(w, ids, out):
+    out[:] = 0
+    for i in range(ids.shape[0]):
+        out[ids[i]] += w[i]
+
+
+@loops
+def normals(x, out):
+    for i in prange(x.shape[0]):
+        out[i] = np.random.standard_normal()

@@ -71,6 +71,10 @@ class Draw:
         """Integers from ``low`` to ``high - 1``."""
         return self.rng.integers(low, high, shape, dtype=dtype)
 
+    def permutation(self, n: int) -> Array:
+        """0 .. n - 1 as float32, in any order."""
+        return self.rng.permutation(n).astype(np.float32)
+
     def coins(self, *shape: int) -> Array:
         """Bools."""
         return self.rng.integers(0, 2, shape, dtype=np.uint8).astype(bool)
