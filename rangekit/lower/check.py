@@ -1,8 +1,9 @@
 """Every access is inside its array: proved, refused with a counterexample, or guarded. Always on.
 
 An access that intervals do not prove where it stands gets the conditions it is used under (the OR over its uses) as
-its gate, so ``where(j > 0, x[j - 1], 0)`` never touches ``x[-1]``; it is then proved under those. What remains is
-refused if it depends on ranges only and some iteration leaves the array, and guarded if it depends on data.
+its gate, so ``where(j > 0, x[j - 1], 0)`` never touches ``x[-1]``; it is then proved under those. What remains is tried
+in every iteration, if they are few, or put to Z3. It is refused if some iteration leaves the array whatever the data
+and the sizes are, and guarded otherwise.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from rangekit.errors import BoundsError, RaceError
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
+from rangekit.ir.binding import substitute
+from rangekit.ir.bounds import bounds
 from rangekit.ir.dim import Dim, most
 from rangekit.ir.evaluate import evaluate
 from rangekit.ir.logic import conditions
@@ -25,26 +28,32 @@ from rangekit.ir.show import expression
 from rangekit.ir.spec import binding, bound_ranges
 from rangekit.ir.symbolic import simplify
 from rangekit.ir.uop import UOp, alu, by_uid, const, idx, toposort
-from rangekit.lower.proof import Conditions, conjuncts, either, is_mark, proof
+from rangekit.lower.proof import Conditions, all_of, conjuncts, either, is_mark, proof
+from rangekit.lower.prove import inside, one_to_one
 from rangekit.source import Position
 
-ENUMERATED = 1 << 20  # iterations an index is tried on one by one
+FEW = 1 << 17  # iterations in which an index is tried at once
+ENUMERATED = 1 << 20  # and where Z3 does not answer
+OPAQUE = frozenset({Op.INDEX, Op.REDUCE, Op.GET, Op.FOLD, Op.SCAN, Op.STATE})
 DATA = frozenset({Op.DIM, Op.INDEX, Op.REDUCE, Op.PARAM, Op.BUFFER, Op.IN_RANGE, Op.GET, Op.FOLD, Op.SCAN, Op.STATE})
 
 
 def check(
-    kernel: UOp, positions: Mapping[UOp, Position], accesses: list[Access], carry: Callable[[UOp, UOp], None]
-) -> UOp:
-    """The kernel with gates and guards at the accesses that need them; one ``Access`` an axis is appended.
+    kernel: UOp, positions: Mapping[UOp, Position], accesses: list[Access], carry: Callable[[UOp, UOp], None],
+    doubts: list[str],
+) -> UOp:  # fmt: skip
+    """The kernel with gates and guards at the accesses that need them; one ``Access`` an axis is appended, and to
+    ``doubts`` a line for each question that Z3 did not answer.
 
     Errors: ``BoundsError`` with a counterexample, ``RaceError`` where two iterations write one element.
     """
-    return _Check(kernel, positions, accesses, carry).run()
+    return _Check(kernel, positions, accesses, carry, doubts).run()
 
 
 class _Check:
     def __init__(self, kernel: UOp, positions: Mapping[UOp, Position], accesses: list[Access],
-                 carry: Callable[[UOp, UOp], None]) -> None:  # fmt: skip
+                 carry: Callable[[UOp, UOp], None], doubts: list[str]) -> None:  # fmt: skip
+        self.doubts = doubts
         self.kernel = _without_doubles(kernel, carry)
         self.positions, self.accesses, self.carry = positions, accesses, carry
         self.order = toposort(self.kernel)
@@ -143,7 +152,7 @@ class _Check:
         ways = uses or [frozenset()]
         gate = either(ways) if uses else None
         parts = list(new.src[1:])
-        guarded = []
+        guarded: list[tuple[int, int]] = []
         for axis, (i, size) in enumerate(zip(old.src[1:], old.src[0].shape, strict=True)):
             if old in self.idle or any(r.extent == 0 for r in old.ranges):
                 self._note(old, _array_name(old), axis, size, "proved", "interval")
@@ -153,11 +162,10 @@ class _Check:
                 by = max((p for p in proofs if p), key=("interval", "symbolic", "contract").index)
                 self._note(old, _array_name(old), axis, size, "assumed" if by == "contract" else "proved", by)
                 continue
-            if not _depends_on_data(i, gate) and math.prod(r.extent for r in _involved(i, gate)) <= ENUMERATED:
-                self._enumerate(old, axis, i, size, gate)
-                self._note(old, _array_name(old), axis, size, "proved", "symbolic")
+            found = self._tried(old, axis, i, size, gate)
+            if found is not None:
+                self._note(old, _array_name(old), axis, size, "proved", found)
                 continue
-            self._corners(old, axis, i, size, gate)
             guarded.append((axis, size))
         whole = gate is not None and not (gate.op is Op.CONST and gate.arg)
         if whole and gate is not None:
@@ -175,15 +183,51 @@ class _Check:
         """``i``, the index of an axis that has no storage of its own, once it is known or made to be inside it."""
         _, axis, size = n.arg
         old, gate, name = n.src[-1], either(ways), self._text(n).partition("[")[0]
-        if not _depends_on_data(old, gate) and math.prod(r.extent for r in _involved(old, gate)) <= ENUMERATED:
-            self._enumerate(n, axis, old, size, gate)
-        elif any(proof(old, size, held) is None for held in ways):
-            self._corners(n, axis, old, size, gate)
+        by: str | None = "symbolic"
+        if any(proof(old, size, held) is None for held in ways):
+            by = self._tried(n, axis, old, size, gate)
+        if by is None:
             number = self._note(n, name, axis, size, "guarded", None)
             i = i if gate.op is Op.CONST else alu(Op.WHERE, self._checked(gate), i, idx(0))
             return UOp(Op.IN_RANGE, dt.index, (i, idx(0), idx(size)), (number, axis))
-        self._note(n, name, axis, size, "proved", "symbolic")
+        self._note(n, name, axis, size, "proved", by)
         return i
+
+    def _tried(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> str | None:
+        """By what an index is proved beyond sums and intervals, None if it is not; raises where it leaves the array."""
+        steps = math.prod(r.extent for r in _involved(i, gate))
+        plain = not _depends_on_data(i, gate) and not isinstance(size, Dim)
+        if plain and steps <= FEW:
+            self._enumerate(n, axis, i, size, gate)
+            return "symbolic"
+        if not _worth_asking(i, gate):
+            return None
+        answer = inside(i, size, gate)
+        if answer.holds:
+            return "z3"
+        if answer.at and all(d.op is not Op.DIM for d in answer.at):
+            self._refuse(n, axis, i, size, answer.at)
+        elif answer.at:
+            self._refuse_every_size(n, axis, i, size, gate)
+        elif answer.holds is None and plain and steps <= ENUMERATED:
+            self._enumerate(n, axis, i, size, gate)
+            return "symbolic"
+        elif answer.why:
+            self.doubts.append(f"guarded: {self._text(n)}: {answer.why}")
+        return None
+
+    def _refuse_every_size(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> None:
+        """Raise if the index leaves the array at the least sizes and at the greatest."""
+        dims = [d for d in toposort(i, *(() if gate is None else (gate,)), idx(size)) if d.op is Op.DIM]
+        found = []
+        for ends in ([d.arg.least for d in dims], [d.arg.most for d in dims]):
+            held = gate
+            for d, end in zip(dims, ends, strict=True):
+                fixed = alu(Op.EQ, d, idx(end))
+                held = fixed if held is None else alu(Op.AND, held, fixed)
+            found.append(inside(i, size, held).at)
+        if all(found):
+            self._refuse(n, axis, i, size, found[0])
 
     def _text(self, n: UOp) -> str:
         """An access as text; that of a marker, which names no array, from the user's line."""
@@ -216,31 +260,22 @@ class _Check:
             bad &= _over(ranges, gate).astype(bool)
         if bad.any():
             where = np.unravel_index(int(np.argmax(bad)), bad.shape)
-            self._refuse(n, axis, i, size, int(values[where]), dict(zip(ranges, map(int, where), strict=True)))
+            self._refuse(n, axis, i, size, dict(zip(ranges, map(int, where), strict=True)))
 
-    def _corners(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> None:
-        """Try the first and last iterations of each range of a large space; raises where one leaves the array."""
-        ranges = by_uid(_involved(i, gate))
-        if isinstance(size, Dim) or _depends_on_data(i, gate) or len(ranges) > 8:
-            return
-        for corner in np.ndindex(*(2,) * len(ranges)):
-            at = {r: (r.extent - 1) * c for r, c in zip(ranges, corner, strict=True)}
-            fixed = {r: idx(v) for r, v in at.items()}
-            from rangekit.ir.binding import substitute
-
-            value = simplify(substitute(i, fixed))
-            held = simplify(substitute(gate, fixed)) if gate is not None else None
-            if value.op is Op.CONST and not 0 <= value.arg < size and (held is None or held.arg is True):
-                self._refuse(n, axis, i, size, value.arg, at)
-
-    def _refuse(self, n: UOp, axis: int, i: UOp, size: int, value: int, at: dict[UOp, int]) -> None:
+    def _refuse(self, n: UOp, axis: int, i: UOp, size: int, at: Mapping[UOp, int]) -> None:
+        """Raise for the iteration in which the index leaves the axis."""
+        sizes = {d: np.asarray(v) for d, v in at.items() if d.op is Op.DIM}
+        there = {r: idx(v) for r, v in at.items() if r.op is Op.RANGE}
+        value = int(evaluate(substitute(i, there), sizes))
+        have = int(evaluate(idx(size), sizes))
         verb = "writes" if n in self.stored else "reads"
         text = self._text(n)
-        iteration = _iteration((r, v) for r, v in at.items() if r in i.ranges)
-        have = f"which has {size} element{'s' if size != 1 else ''}"
+        named = [(r, v) for r, v in at.items() if r in i.ranges or (r.op is Op.DIM and r in toposort(i, idx(size)))]
+        iteration = _iteration(named)
+        elements = f"which has {size} element{'s' if size != 1 else ''}"
         raise BoundsError(
-            f"{text} {verb} element {value} of axis {axis}, {have}" + (f", when {iteration}" if iteration else ""),
-            help=_remedy(n, text, i, size, value, guard=n not in self.stored),
+            f"{text} {verb} element {value} of axis {axis}, {elements}" + (f", when {iteration}" if iteration else ""),
+            help=_remedy(n, text, i, size, have, value, guard=n not in self.stored),
             at=self.positions.get(n),
         )
 
@@ -263,23 +298,65 @@ class _Check:
             pair = f"{missing[0].arg.name} = 0 and {missing[0].arg.name} = 1 write the same element"
         elif _mixed_radix(simplify(flat), ranges):
             return
-        elif not _depends_on_data(flat, None) and math.prod(r.extent for r in ranges) <= ENUMERATED:
-            values = _over(by_uid(ranges), flat).ravel()
-            first, which = np.unique(values, return_index=True, return_inverse=True)[1:]
-            if len(first) == values.size:
-                return
-            later = int(np.flatnonzero(first[which] != np.arange(values.size))[0])
-            shape = [r.extent for r in by_uid(ranges)]
-            twice = [np.unravel_index(n, shape) for n in (int(first[which[later]]), later)]
-            one, two = (_iteration(zip(by_uid(ranges), map(int, t), strict=True)) for t in twice)
-            pair = f"{one} and {two} write the same element"
+        elif not _depends_on_data(flat, None) and math.prod(r.extent for r in ranges) <= FEW:
+            pair = self._met(flat, ranges)
+        elif _worth_asking(flat, None):
+            pair = self._asked_apart(place, flat, ranges)
         else:
             pair = "it cannot be shown that no two iterations write one element"
+        if pair is None:
+            return
         raise RaceError(
             f"{expression(place)} = ... : {pair}",
             help="write each element once: reduce first (rk.sum, rk.max), or index with every range",
             at=self.positions.get(place) or self.positions.get(store),
         )
+
+    def _met(self, flat: UOp, ranges: list[UOp]) -> str | None:
+        """The first two iterations that have one index, all of them tried."""
+        order = by_uid(ranges)
+        values = _over(order, flat).ravel()
+        first, which = np.unique(values, return_index=True, return_inverse=True)[1:]
+        if len(first) == values.size:
+            return None
+        later = int(np.flatnonzero(first[which] != np.arange(values.size))[0])
+        shape = [r.extent for r in order]
+        twice = [np.unravel_index(n, shape) for n in (int(first[which[later]]), later)]
+        return _pair(*(dict(zip(order, map(int, t), strict=True)) for t in twice))
+
+    def _asked_apart(self, place: UOp, flat: UOp, ranges: list[UOp]) -> str | None:
+        """Why two iterations may write one element, None if they never do."""
+        gates, indices = [], []
+        for i in place.src[1:]:
+            while i.op is Op.GUARD or (i.op is Op.WHERE and i.src[2].op is Op.INVALID):
+                gates += [i.src[0]] if i.op is Op.WHERE else []
+                i = i.src[1] if i.op is Op.WHERE else i.src[0]
+            indices.append(i)
+        answer, second = one_to_one(indices, all_of(frozenset(gates)) if gates else None, ranges)
+        if answer.holds:
+            return None
+        if answer.at:
+            sizes = {d: v for d, v in answer.at.items() if d.op is Op.DIM}
+            return _pair({**sizes, **{r: answer.at.get(r, 0) for r in ranges}}, {r: second[r] for r in ranges})
+        if answer.holds is None and not _depends_on_data(flat, None) \
+                and math.prod(r.extent for r in ranges) <= ENUMERATED:  # fmt: skip
+            return self._met(flat, ranges)
+        return "it cannot be shown that no two iterations write one element"
+
+
+def _pair(one: Mapping[UOp, int], two: Mapping[UOp, int]) -> str:
+    return f"{_iteration(one.items())} and {_iteration(two.items())} write the same element"
+
+
+def _worth_asking(i: UOp, gate: UOp | None) -> bool:
+    """Whether what data brings into an index is bounded by something: else nothing is known of it."""
+    known = set(toposort(gate)) if gate is not None else set()
+    for n in toposort(i, into=lambda n: n.op not in OPAQUE):
+        if n.op in OPAQUE and n.dtype.kind in "iux" and n not in known:
+            lo, hi = bounds(n)
+            if lo == -math.inf or hi == math.inf or (lo <= n.dtype.min and hi >= n.dtype.max):
+                return False
+    return True
 
 
 def _inside(value: UOp, at: UOp) -> UOp:
@@ -336,7 +413,11 @@ def _mixed_radix(flat: UOp, ranges: list[UOp]) -> bool:
 
 
 def _iteration(at: Iterable[tuple[UOp, int]]) -> str:
-    return ", ".join(f"{r.arg.name or 'an unnamed Range'} = {v}" for r, v in at)
+    return ", ".join(f"{r.arg.name or 'an unnamed Range'} = {v * _unit(r)}" for r, v in at)
+
+
+def _unit(r: UOp) -> int:
+    return int(r.arg.multiple_of) if r.op is Op.DIM else 1
 
 
 def _array_name(n: UOp) -> str:
@@ -352,17 +433,17 @@ def _source_name(n: UOp) -> str:
     )
 
 
-def _remedy(n: UOp, text: str, i: UOp, size: int, value: int, guard: bool) -> str:
+def _remedy(n: UOp, text: str, i: UOp, size: int, have: int, value: int, guard: bool) -> str:
     """What to write instead of an access that leaves its array: a shorter Range, or a condition on it."""
     if not i.ranges:
-        return f"write an index from 0 to {size - 1}" if size else "the axis is empty"
-    shorter = "make the ranges shorter" if value >= size else ""
+        return f"write an index from 0 to {size - 1}" if have else "the axis is empty"
+    shorter = "make the ranges shorter" if value >= have else ""
     condition = f"{expression(i)} < {size}" if shorter else f"{expression(i)} >= 0"
     terms, constant = affine(i)
     ((r, factor),) = terms.items() if len(terms) == 1 else ((i, 0),)
     if r.op is Op.RANGE and r.arg.name:
         limit = None  # of that range, if the index leaves the array because it is too long
-        if factor > 0 and value >= size > constant:
+        if factor > 0 and value >= have and (have > constant or isinstance(size, Dim)):
             limit = (size - constant + factor - 1) // factor
         elif factor < 0 and value < 0 <= constant:
             limit = constant // -factor + 1

@@ -117,7 +117,7 @@ def _derive(sink: UOp, options: Options, record: Record) -> UOp:
 def _check(sink: UOp, options: Options, record: Record) -> UOp:
     def one(kernel: UOp) -> UOp:
         found: list[Access] = []
-        checked = check(kernel, record.positions, found, record.carry)
+        checked = check(kernel, record.positions, found, record.carry, record.reasons)
         record.accesses[checked] = found
         return checked
 
