@@ -205,6 +205,12 @@ def _span(node: UOp, of: list[Span]) -> Span:
         return node.arg.least, node.arg.most
     if op is Op.GUARD and len(node.src) == 1:
         return 0, max(1, most(node.arg[2]) - 1)
+    if _is_carried(node):
+        from rangekit.ir.carried import carried  # which asks for the intervals inside the loop
+
+        return _fit(carried(node), dtype)
+    if op is Op.INDEX and node.src[0].op is Op.BUFFERIZE and dtype.kind in "biu":
+        return _fit(hull(interval(node.src[0].src[0], {}), (0, 0)), dtype)  # 0 where the index is gated
     if op in (Op.REDUCE, Op.GET) and of:
         span = _reduced(node, of[0])
     elif op in COMPARE:
@@ -214,6 +220,17 @@ def _span(node: UOp, of: list[Span]) -> Span:
     else:
         span = _ALL
     return _fit(span, dtype)
+
+
+def _is_carried(node: UOp) -> bool:
+    if node.dtype.kind not in "biux" or node.shape:
+        return False
+    of = node.src[0].op if node.src else None
+    return (
+        (node.op is Op.FOLD and node.src[0].shape == ())
+        or (node.op is Op.GET and of is Op.FOLD)
+        or (node.op is Op.INDEX and of is Op.SCAN and len(node.src) == 2)
+    )
 
 
 def _fit(span: Span, dtype: DType) -> Span:

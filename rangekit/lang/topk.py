@@ -15,7 +15,7 @@ from rangekit.ir.binding import substitute
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, alu, cast, const, idx, new_range
-from rangekit.lang.elementwise import where
+from rangekit.lang.elementwise import TABLE, clip, where
 from rangekit.lang.loops import fold
 from rangekit.lang.movement import concat, moveaxis, stack
 from rangekit.lang.ranges import as_range_nodes, normal_axes, open_axes
@@ -121,7 +121,7 @@ def kept(key: UOp, r: UOp, k: int, count: int) -> tuple[Tensor, Tensor]:
     """The k greatest keys over the range and their indices, as a leading closed axis."""
     small = count < dt.int32.max and key.dtype is dt.int32
     index = cast(r, dt.int32 if small else dt.int64)
-    worst, nowhere = const(key.dtype.min, key.dtype), const(index.dtype.max, index.dtype)
+    worst, nowhere = const(key.dtype.min, key.dtype), cast(idx(count), index.dtype)  # behind all of them
     tied = key.dtype is dt.int64  # whose least value may be one of the values
     if k == 0:
         zero = UOp(Op.EXPAND, key.dtype, (UOp(Op.RESHAPE, key.dtype, (worst,), (1,)),), (0,))
@@ -148,7 +148,9 @@ def kept(key: UOp, r: UOp, k: int, count: int) -> tuple[Tensor, Tensor]:
 
         first = [Tensor(worst)] * k, [Tensor(nowhere)] * k
         values, places = fold(Range._of(r), first, step)
-        return stack(values), stack(places)
+        return stack(values), TABLE["minimum"](
+            stack(places), made(cast(idx(count - 1), index.dtype))
+        )  # they are all found
 
     def shifted(x: Tensor, first: UOp) -> Tensor:
         return concat([made(UOp(Op.RESHAPE, first.dtype, (first,), (1,))), x[:-1]], axis=0)
@@ -166,4 +168,4 @@ def kept(key: UOp, r: UOp, k: int, count: int) -> tuple[Tensor, Tensor]:
         return made(UOp(Op.EXPAND, value.dtype, (UOp(Op.RESHAPE, value.dtype, (value,), (1,)),), (k,)))
 
     values, places = fold(Range._of(r), (filled(worst), filled(nowhere)), step_all)
-    return values, places
+    return values, clip(places, 0, made(cast(idx(count - 1), index.dtype)))
