@@ -148,9 +148,8 @@ def kept(key: UOp, r: UOp, k: int, count: int) -> tuple[Tensor, Tensor]:
 
         first = [Tensor(worst)] * k, [Tensor(nowhere)] * k
         values, places = fold(Range._of(r), first, step)
-        return stack(values), TABLE["minimum"](
-            stack(places), made(cast(idx(count - 1), index.dtype))
-        )  # they are all found
+        last = made(cast(idx(count - 1), index.dtype))  # no place is behind it, once all are found
+        return stack(values), TABLE["minimum"](stack(places), last)
 
     def shifted(x: Tensor, first: UOp) -> Tensor:
         return concat([made(UOp(Op.RESHAPE, first.dtype, (first,), (1,))), x[:-1]], axis=0)
