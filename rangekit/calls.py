@@ -150,14 +150,14 @@ class Call:
                 )
             for other, array in enumerate(self.arrays):
                 if other != slot and np.may_share_memory(array, self.arrays[slot]):
-                    self.arrays[other] = _copied(array)
+                    self.arrays[other] = copied(array)
             for p, array in program.captured.items():
                 if p not in program.overwritten and np.may_share_memory(array, self.arrays[slot]):
                     given[p] = array.copy()
         for p in program.overwritten:
             for slot, array in enumerate(self.arrays):
                 if np.may_share_memory(array, program.captured[p]):
-                    self.arrays[slot] = _copied(array)
+                    self.arrays[slot] = copied(array)
         return given
 
     def _write_back(self, program: Program) -> None:
@@ -183,7 +183,7 @@ class Call:
         return plain and not any(np.may_share_memory(target, a) for a in (*self.arrays, *program.captured.values()))
 
 
-def _copied(array: Array) -> Array:
+def copied(array: Array) -> Array:
     """A copy of the same strides, which are part of the signature."""
     low, high = np.lib.array_utils.byte_bounds(array)
     start = array.__array_interface__["data"][0] - low

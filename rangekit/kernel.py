@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from rangekit.backends import native
 from rangekit.calls import Call, Form, inlined
+from rangekit.checked import Checked, check
 from rangekit.direct import Records
 from rangekit.errors import DeviceError, ScheduleError
 from rangekit.lang import trace
@@ -139,6 +140,25 @@ class Kernel(native.Callable):  # type: ignore[misc]
             new._tuned[call.key] = options
         new.tuned = session.report()
         return new
+
+    def check(self, *args: Any, poison: bool = False, **kwargs: Any) -> Checked:
+        """Run the call on every device, and hold its results against the interpreter's, which runs the loops as written.
+
+        The arguments are not written to. Integers must be equal; floats may differ by 1024 ulps of the greatest value
+        of the result (half types 4), NaN and infinities must be in the same places. With ``poison`` scratch and results
+        begin as NaN, so that what is read before it is written shows. The interpreter runs about a million operations a
+        second.
+
+        Errors: ``CompileError`` naming the first element that differs, and the iteration that makes it.
+
+        >>> import rangekit as rk, numpy as np
+        >>> double = rk.kernel(lambda x: x * 2)
+        >>> print(double.check(np.ones(5, np.float32), poison=True))
+        <lambda> gives the same everywhere
+        out on cpu: 0 ulps from the interpreter, 1024 allowed
+        """
+        call = Call(self._form, args, kwargs)
+        return check(self.name, call, self._tuned.get(call.key, self.options), poison)
 
     def _traced(self, call: Call) -> Traced:
         key = self._tuned.get(call.key, self.options), call.key

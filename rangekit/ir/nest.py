@@ -125,7 +125,8 @@ class Access:
     """One place that reads or writes an array at an index, and why it is safe.
 
     ``status`` is "proved", "assumed" (by a contract the user gave) or "guarded" (tested at run time); ``by`` says
-    how: "interval", "symbolic", "z3", "contract", "unique" or None. ``line`` is the user's line number, None where unknown.
+    how: "interval", "symbolic", "z3", "contract", "unique" or None. ``line`` is the user's line number, None where it
+    is unknown.
     ``ranges`` (name, extent) are those of "unique", whose iterations are numbered row by row.
     """
 

@@ -210,7 +210,8 @@ RIGHT = table(
       for t, s, d in ((1, 1, 1), (3, 1, 1), (3, 2, 1), (4, 3, 2), (40, 1, 1))),
     *((f"tiles of {s}, {n} elements", tiled(s), ((n,),))
       for s, n in ((8, 64), (8, 65), (8, 63), (7, 50), (64, 3), (16, 1), (3, 1000000), (48, 999983))),
-    *((f"sums of tiles of {s}, {n} elements", tile_sums(s), ((n,),)) for s, n in ((16, 160), (16, 161), (5, 4), (9, 100003))),
+    *((f"sums of tiles of {s}, {n} elements", tile_sums(s), ((n,),))
+      for s, n in ((16, 160), (16, 161), (5, 4), (9, 100003))),
     ("strided writes", written(lambda i: 3 * i + 1, 33), ((100,),)),
     ("backward writes", written(lambda i: 99 - i, 100), ((100,),)),
     ("diagonal writes", written(lambda i: (i, i), 50), ((50, 60),)),
