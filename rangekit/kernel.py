@@ -142,7 +142,7 @@ class Kernel(native.Callable):  # type: ignore[misc]
         return new
 
     def check(self, *args: Any, poison: bool = False, **kwargs: Any) -> Checked:
-        """Run the call on every device, and hold its results against the interpreter's, which runs the loops as written.
+        """Run the call on every device, and hold it against the interpreter, which runs the loops as written.
 
         The arguments are not written to. Integers must be equal; floats may differ by 1024 ulps of the greatest value
         of the result (half types 4), NaN and infinities must be in the same places. With ``poison`` scratch and results
