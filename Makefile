@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: demo test lint bench replay clean
+.PHONY: demo test lint bench fuzz proofs replay clean
 
 demo: .venv/stamp
 	$(BIN)/python -m rangekit demo
@@ -23,6 +23,14 @@ lint: .venv/stamp
 # Everything against NumPy, torch, JAX and numba: half an hour on a quiet machine. Tables go to benchmarks/results/.
 bench: .venv/peers
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# Random index programs, simplified and enumerated: ten minutes, or FUZZ="--seconds 60 --first 1000000".
+fuzz: .venv/stamp
+	$(BIN)/python scripts/fuzz.py $(FUZZ)
+
+# How each access of the suite is proved, and what checking costs: docs/proofs.md.
+proofs: .venv/stamp
+	$(BIN)/python scripts/proofs.py
 
 # What the changes since the last commit, or those of the last commit, do to the code that is made.
 replay: .venv/stamp
