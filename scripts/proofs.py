@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rangekit.ir.nest import Access
 from rangekit.program import Program
 
+ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "proofs.md"
 
 
@@ -68,14 +68,14 @@ def page(found: Watcher) -> str:
     worst, where = max(found.checks)
     return f"""# How accesses are proved
 
-Made by `make proofs`: every program that the test suite compiles, each counted once, and every access in them whose index
-is not a bare range. "guard" stands for data that decides, and for tests that ask for it.
+Made by `make proofs`: every program that the test suite compiles, each counted once, and every access in them whose
+index is not a bare range. "guard" stands for data that decides, and for tests that ask for it.
 
 | by | accesses | share |
 | --- | ---: | ---: |
 {rows}
 
-Checking takes {100 * statistics.median(found.shares):.1f} % of a cold compilation at the median of {len(found.shares)}
+Checking takes {100 * statistics.median(found.shares):.1f} % of a compilation at the median of {len(found.shares)}
 programs, and {100 * sorted(found.shares)[int(0.95 * len(found.shares))]:.0f} % at the 95th percentile; the longest took
 {1000 * worst:.0f} ms, Z3's import included where it was the first question (`{where[:60]}`).
 """
