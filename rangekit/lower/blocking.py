@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rangekit.ir.nest import Loop, Nest, Scratch, Stmt, Store, walk
+from rangekit.ir.nest import Let, Loop, Nest, Scratch, Stmt, Store, variables, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
 from rangekit.lower.copies import stageable
-from rangekit.lower.loops import carried, loops, parallel, single, span
+from rangekit.lower.loops import all_or_none, carried, loops, parallel, single, span
 from rangekit.lower.model import Lanes, Row
 from rangekit.lower.step import Prefetch, Reorder, Stage, Step, Thread, Tile, Unroll, Upcast
 
@@ -44,12 +44,14 @@ class Blocks:
         if len(top) != 1 or len(inside) != 1 or parallel(inside[0]):
             return
         (k,) = inside
-        if k.lo.op is not Op.CONST or k.hi.op is not Op.CONST or any(s.update is None for s in carried(k)):
+        whole = all_or_none(k)
+        end = k.hi if whole is None else whole
+        if k.lo.op is not Op.CONST or end.op is not Op.CONST or any(s.update is None for s in carried(k)):
             return
-        self.k, self.length = k, span(k) or 0
+        self.k, self.length, self.needs = k, int(end.arg) - int(k.lo.arg), needed(self.body, k.hi)
         self.single = single(k)
         self.loads = [r for r in listed if r.kind == "load" and k.var in r.deps and r.buffer in nest.params]
-        self.known = all(r.strides is not None and not r.deps - set(r.strides) for r in self.loads)
+        self.known = all(r.strides is not None and k.var in r.strides for r in self.loads)
         kept = [s.buffer.dtype.itemsize for s in walk(self.body) if isinstance(s, Scratch) and not s.buffer.shape]
         self.item = max([r.buffer.dtype.itemsize for r in self.loads if r.buffer is not None] + kept, default=4)
 
@@ -59,6 +61,8 @@ class Blocks:
             return None
         (u, m), v = lanes.others[0], lanes.vector
         if u not in self.spans or v not in self.spans or any(n is None for n in self.spans.values()):
+            return None
+        if self.needs & {u, v} or any(r.strides is None or (v in r.deps and v not in r.strides) for r in self.loads):
             return None
         rows_u, rows_v = self.spans[u] or 0, self.spans[v] or 0
         if self.length * rows_v * self.item <= self.target.l1_bytes or rows_u < 4 * m or self.length < 32:
@@ -83,7 +87,9 @@ class Blocks:
         tall = even(rows_u, max(m, target.l2_bytes // 2 // (depth * self.item)), m)
         if target.threads:
             tall = min(tall, even(rows_u, max(8 * m, -(-rows_u // PARTS)), m))
-        wide = even(rows_v, max(lanes.block, target.l3_bytes // 4 // (depth * self.item)), lanes.block)
+        once = rows_u <= tall  # then nothing reads a panel again: it need not outlive the second cache
+        panels = target.l2_bytes // 2 if once else target.l3_bytes // 4
+        wide = even(rows_v, max(lanes.block, panels // (depth * self.item)), lanes.block)
         name_u, name_v, name_k = self.handle[u], self.handle[v], self.handle[self.k.var]
         steps: list[Step] = [Tile(name_u, tall), Tile(name_v, wide), Upcast(f"{name_u}.t", m),
                              Upcast(f"{name_v}.t", lanes.block)]  # fmt: skip
@@ -94,7 +100,8 @@ class Blocks:
             steps.append(Reorder((*batch, name_v, name_k, name_u, f"{name_v}.t", f"{name_u}.t")))
         else:
             steps.append(Unroll(name_k, 4))
-            steps.append(Reorder((*batch, name_v, name_u, f"{name_v}.t", f"{name_u}.t")))
+            outer = (name_u, name_v) if once else (name_v, name_u)
+            steps.append(Reorder((*batch, *outer, f"{name_v}.t", f"{name_u}.t")))
         stores = [s for s in walk(self.body) if isinstance(s, Store) and s.buffer in self.nest.outputs]
         if split and len(stores) == 1:
             steps.append(Prefetch(stores[0].buffer.arg.name))
@@ -146,6 +153,18 @@ class Blocks:
         """The name of a further loop with iterations for all threads."""
         rest = (a for a in self.chain if a.var not in others)
         return next((self.handle[a.var] for a in rest if (self.spans[a.var] or 1) >= PARTS // 2), None)
+
+
+def needed(body: tuple[Stmt, ...], n: UOp) -> frozenset[UOp]:
+    """The variables of an expression, and those of the values that it names."""
+    lets = {s.var: s.value for s in walk(body) if isinstance(s, Let)}
+    found: set[UOp] = set()
+    waiting = [n]
+    while waiting:
+        new = variables(waiting.pop()) - found
+        found |= new
+        waiting += [lets[v] for v in new if v in lets]
+    return frozenset(found)
 
 
 def even(total: int, most: int, unit: int) -> int:

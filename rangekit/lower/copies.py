@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from rangekit.errors import ScheduleError
@@ -29,14 +29,18 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
     if buffer in written:
         raise ScheduleError(f"{buffer.arg.name} cannot be staged: it is written there")
     inner = {s.var: s for s in walk(loop.body) if isinstance(s, Loop)}
-    lets = {s.var for s in walk(loop.body) if isinstance(s, Let)}
+    lets = {s.var: s.value for s in walk(loop.body) if isinstance(s, Let)}
+    spelled = _spelled(lets)
     before: list[Stmt] = []
     known: dict[UOp, UOp] = {}
     made: dict[object, UOp] = {}  # equal but for the names of the loops around: one copy serves them all
     for read in found:
-        used_here = variables(read)
-        if used_here & lets:
-            raise ScheduleError(f"{buffer.arg.name} cannot be staged: where it is read depends on data")
+        whole = spelled(read)
+        used_here = variables(whole)
+        if any(reads(whole, b) for b in written):
+            raise ScheduleError(
+                f"{buffer.arg.name} cannot be staged: where it is read depends on what is written there"
+            )
         mine = [inner[v] for v in inner if v in used_here]
         sizes = [span(a) for a in mine]
         if any(n is None for n in sizes):
@@ -45,18 +49,18 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
         fresh = {a.var: variable(name_of(a)) for a in axes}
         sub = substitution(fresh)
         same = substitution({a.var: UOp(Op.VAR, dt.index, (), ("axis", n)) for n, a in enumerate(axes)})
-        key = (tuple((span(a), a.kind, same(a.lo), same(a.hi)) for a in axes), same(read))
+        key = (tuple((span(a), a.kind, same(spelled(a.lo)), same(spelled(a.hi))) for a in axes), same(whole))
         if key in made:
             known[read] = UOp(Op.INDEX, read.dtype, (made[key], *(a.var for a in axes)))
             continue
         array = new_buffer(read.dtype, tuple(span(a) or 0 for a in axes), buffer.arg.name + "_tile", "local")
         made[key] = array
-        copy: Body = (Store(array, tuple(fresh[a.var] for a in axes), sub(read)),)
+        copy: Body = (Store(array, tuple(fresh[a.var] for a in axes), sub(whole)),)
         order = sorted(axes, key=lambda a: (a.kind == "vector", a.kind == "upcast"))
         around = []
         for a in order:
-            lo, hi = sub(a.lo), sub(a.hi)
-            missing = (variables(lo) | variables(hi)) & (inner.keys() | lets)
+            lo, hi = sub(spelled(a.lo)), sub(spelled(a.hi))
+            missing = (variables(lo) | variables(hi)) & inner.keys()
             if missing or any(reads(n, b) for n in (lo, hi) for b in written):
                 raise ScheduleError(f"{buffer.arg.name} cannot be staged: the length of {name_of(a)} varies")
             around.append(replace(a, var=fresh[a.var], lo=lo, hi=hi, body=(),
@@ -67,6 +71,14 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
         before += [Scratch(array), *wrapped(around, copy)]
         known[read] = UOp(Op.INDEX, read.dtype, (array, *(a.var for a in axes)))
     return replace(loop, body=(*before, *mapped(loop.body, substitution(known))))
+
+
+def _spelled(lets: Mapping[UOp, UOp]) -> Callable[[UOp], UOp]:
+    """A function that puts values in place of their names, and the values of the names in those."""
+    known: dict[UOp, UOp] = {}
+    for var, value in lets.items():  # each after those it is made of
+        known[var] = substitution(known)(value)
+    return substitution(known)
 
 
 def stageable(body: Body, buffer: UOp) -> list[UOp]:

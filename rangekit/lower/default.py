@@ -17,7 +17,18 @@ from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
 from rangekit.lower.blocking import THREADS, Blocks
 from rangekit.lower.joined import joinable
-from rangekit.lower.loops import carried, chain, loops, name_of, parallel, regrouped, shuffled, single, span
+from rangekit.lower.loops import (
+    carried,
+    chain,
+    fresh_after,
+    loops,
+    name_of,
+    parallel,
+    regrouped,
+    shuffled,
+    single,
+    span,
+)
 from rangekit.lower.model import UNKNOWN, Lanes, Row, cycles, packed, reuse, rows
 from rangekit.lower.scattering import scattering
 from rangekit.lower.schedule import Schedule
@@ -49,6 +60,7 @@ def default(nest: Nest, target: Target) -> Schedule:
     """The schedule of a nest."""
     if not target.vector_bytes or nest.prints:
         return Schedule()
+    fresh_after(nest)
     nest = replace(nest, body=perfected(nest.body))
     if cycles(rows(nest.body), Lanes(), target) < SMALL:
         return Schedule()
@@ -60,6 +72,7 @@ def alternatives(nest: Nest, target: Target, most: int) -> list[Schedule]:
     """Schedules for up to ``most`` choices of lanes of each loop at the top of a nest, the others' as by default."""
     if not target.vector_bytes or nest.prints:
         return []
+    fresh_after(nest)
     nest = replace(nest, body=perfected(nest.body))
     regions, names = _regions(nest, target)
     plans = [[r.plan(), *r.plans(most)] for r in regions]

@@ -1,9 +1,10 @@
 """Conditions of a reduction as bounds of its loops: what ``where=`` leaves out is not run.
 
 A comparison that is linear in a reduced range, with anything free of it on the other side (loaded values too), says
-where the iterations that take part begin or end. Bounds are exact whatever the data is: a loaded value is cut to what
-can make a difference before anything is computed from it, so nothing overflows, and every bound lies in 0..extent.
-Machine integers wrap; where a sum of them might, the bound holds under a test for that, and the condition stays.
+where the iterations that take part begin or end; a condition free of all of them, whether there are any. Bounds are
+exact whatever the data is: a loaded value is cut to what can make a difference before anything is computed from it, so
+nothing overflows, and every bound lies in 0..extent. Machine integers wrap; where a sum of them might, the bound holds
+under a test for that, and the condition stays.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rangekit.ir.ops import Op
 from rangekit.ir.reducers import reducer
 from rangekit.ir.spec import arity
 from rangekit.ir.symbolic import simplify
-from rangekit.ir.uop import UOp, alu, const, idx
+from rangekit.ir.uop import UOp, alu, const, idx, toposort
 from rangekit.lower.proof import conjuncts
 
 Bounds = tuple[UOp | None, UOp | None]  # first iteration, one past the last; None where the range's own
@@ -45,12 +46,28 @@ def limits(reduction: UOp) -> tuple[dict[UOp, Bounds], tuple[UOp, ...]]:
         conditions |= conjuncts(values[0].src[0])
         values = tuple(v.src[1] for v in values)
     found, rest = bounded(conditions, ranges)
+    outer = [c for c in rest if c.ranges.isdisjoint(ranges) and not _along(values, c.ranges)]
+    if outer:
+        rest = [c for c in rest if c not in outer]
+        lo, hi = found.get(ranges[0], (None, None))
+        found[ranges[0]] = lo, UOp(Op.WHERE, dt.index, (_all(outer), ranges[0].size if hi is None else hi, idx(0)))
     if not rest:
         return found, values
-    mask = rest[0]
-    for c in rest[1:]:
-        mask = alu(Op.AND, mask, c)
+    mask = _all(rest)
     return found, tuple(alu(Op.WHERE, mask, v, e) for v, e in zip(values, neutral, strict=True))
+
+
+def _along(values: Sequence[UOp], ranges: frozenset[UOp]) -> bool:
+    """Whether rows of what is read lie along these ranges and no others: lanes, which end together or not at all."""
+    rows = {r for n in toposort(*values) if n.op is Op.INDEX and len(n.src) > 1 for r in n.src[-1].ranges}
+    return bool(rows) and rows <= ranges
+
+
+def _all(conditions: Sequence[UOp]) -> UOp:
+    whole = conditions[0]
+    for c in conditions[1:]:
+        whole = alu(Op.AND, whole, c)
+    return whole
 
 
 def bounded(conditions: Iterable[UOp], ranges: Sequence[UOp]) -> tuple[dict[UOp, Bounds], list[UOp]]:

@@ -300,6 +300,12 @@ def shuffled(loop: Loop, strict: bool) -> bool:
     return regrouped(loop, strict) and all(s.update is not None and reducer(s.update).commutative for s in stores)
 
 
+def all_or_none(loop: Loop) -> UOp | None:
+    """The end of a loop from 0 that a condition lets run as a whole or not at all; None for other loops."""
+    empty = loop.lo.op is Op.CONST and loop.lo.arg == 0 and loop.hi.op is Op.WHERE and loop.hi.src[2] is loop.lo
+    return loop.hi.src[1] if empty else None
+
+
 def span(loop: Loop) -> int | None:
     """The most iterations it can have; None where that is not known."""
     if loop.kind != "loop" and loop.width and loop.kind != "thread":
@@ -314,7 +320,7 @@ def _most(n: UOp) -> int | None:
         return int(n.arg)
     if n.op is Op.MUL and n.src[1].op is Op.CONST and n.src[1].arg <= 0 and n.src[0].op is Op.VAR:
         return 0
-    sides = [_most(s) for s in n.src]
+    sides = [_most(s) for s in (n.src[1:] if n.op is Op.WHERE else n.src)]
     known = [m for m in sides if m is not None]
     if n.op is Op.MIN:
         return min(known) if known else None
@@ -322,6 +328,8 @@ def _most(n: UOp) -> int | None:
         return None
     if n.op is Op.ADD:
         return sum(known)
+    if n.op is Op.WHERE:
+        return max(known)
     if n.op is Op.IDIV and n.src[1].op is Op.CONST and n.src[1].arg > 0:
         return known[0] // int(n.src[1].arg)
     return None

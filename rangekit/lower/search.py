@@ -16,7 +16,7 @@ from rangekit.ir.nest import Prefetch as Ahead
 from rangekit.ir.show import expression, nest_text
 from rangekit.ir.target import Target
 from rangekit.lower.default import alternatives, default
-from rangekit.lower.loops import chain, loops, name_of, parallel, span
+from rangekit.lower.loops import chain, fresh_after, loops, name_of, parallel, span
 from rangekit.lower.schedule import Schedule, applicable, scheduled
 from rangekit.lower.step import Group, Pad, Prefetch, Reorder, Stage, Step, Stream, Thread, Tile, Unroll, Upcast
 from rangekit.lower.tiles import perfected
@@ -165,6 +165,7 @@ def _fewer(steps: tuple[Step, ...]) -> Iterator[tuple[Step, ...]]:
 
 def _more(nest: Nest, steps: tuple[Step, ...], target: Target) -> Iterator[tuple[Step, ...]]:
     """With one step more: on loops and arrays as they are after the steps so far."""
+    fresh_after(nest)
     after = replace(nest, body=perfected(nest.body))
     for s in steps:
         after = s.apply(after, target)

@@ -12,9 +12,11 @@ from rangekit.ir.reducers import reducer
 from rangekit.ir.uop import UOp, alu, idx
 from rangekit.lower.loops import (
     Body,
+    all_or_none,
     gated,
     greatest,
     least,
+    local,
     mapped,
     minus,
     name_of,
@@ -30,12 +32,17 @@ from rangekit.lower.loops import (
 
 def perfected(body: Body) -> Body:
     """Values computed between two loops moved into the inner one, so that both can be tiled together: of parallel ones,
-    where the inner one has reductions inside, against which a value costs little; and of scattered ones.
+    where the inner one has reductions inside, against which a value costs little; and of scattered ones. Tests between
+    parallel ones come before, in loops of their own.
     """
+    return _perfected(_tested_first(body))
+
+
+def _perfected(body: Body) -> Body:
     out: list[Stmt] = []
     for s in body:
         if isinstance(s, Loop):
-            inner = perfected(s.body)
+            inner = _perfected(s.body)
             *first, last = inner if inner else (None,)
             if (
                 first
@@ -44,10 +51,43 @@ def perfected(body: Body) -> Body:
                 and not (variables(last.lo) | variables(last.hi)) & {t.var for t in first if isinstance(t, Let)}
                 and not _reads_written(tuple(t for t in first if t is not None), inner)
             ):
-                inner = (replace(last, body=(*(t for t in first if t is not None), *last.body)),)
+                inner = _perfected((replace(last, body=(*(t for t in first if t is not None), *last.body)),))
             s = replace(s, body=inner)
         out.append(s)
     return tuple(out)
+
+
+def _tested_first(body: Body) -> Body:
+    """Guards between parallel loops with reductions inside taken out, with the values that they test."""
+    out: list[Stmt] = []
+    for s in body:
+        if isinstance(s, Loop):
+            *first, last = inner = _tested_first(s.body) or (None,)
+            s = replace(s, body=tuple(t for t in inner if t is not None))
+            tests = tuple(t for t in first if t is not None)
+            if (
+                isinstance(last, Loop)
+                and not all(isinstance(t, Let) for t in tests)
+                and all(isinstance(t, Let) or _only_tests(t) for t in tests)
+                and parallel(s)
+                and _between_parallel(s, (), last)
+                and not _reads_written(tests, s.body)
+            ):
+                out += _renamed((replace(s, body=tests),))
+                s = replace(s, body=(*(t for t in tests if isinstance(t, Let)), last))
+        out.append(s)
+    return tuple(out)
+
+
+def _only_tests(s: Stmt) -> bool:
+    return isinstance(s, Guard) or (isinstance(s, Loop) and all(isinstance(t, Let) or _only_tests(t) for t in s.body))
+
+
+def _renamed(body: Body) -> Body:
+    """The statements with names of their own: ``i.ok`` of the tests of ``i``, so that steps for i leave them alone."""
+    fresh = {s.var: variable(name_of(s).removesuffix(".ok") + ".ok") for s in walk(body) if isinstance(s, Loop)}
+    fresh |= {s.var: local(s.var.arg[-1], s.var.dtype) for s in walk(body) if isinstance(s, Let)}
+    return mapped(body, substitution(fresh))
 
 
 def _between_parallel(outer: Loop, first: Sequence[Stmt | None], inner: Loop) -> bool:
@@ -73,8 +113,13 @@ def tile(loop: Loop, size: int) -> Loop:
     """Blocks of ``size`` iterations: the loop over blocks keeps the name, the loop inside one gets ``.t``.
 
     Where the first iteration varies, blocks begin at multiples of ``size`` and the first one is cut short as the last
-    is: lanes around the loop, each with a first iteration of its own, then run the same iteration at a time.
+    is: lanes around the loop, each with a first iteration of its own, then run the same iteration at a time. Where all
+    or none of the iterations run, no block is cut short but the last.
     """
+    whole = all_or_none(loop)
+    if whole is not None:
+        outer = tile(replace(loop, hi=whole), size)
+        return replace(outer, hi=alu(Op.WHERE, loop.hi.src[0], outer.hi, idx(0)))
     inner = variable(name_of(loop) + ".t")
     start = times(loop.var, size)
     if loop.lo.op is not Op.CONST:

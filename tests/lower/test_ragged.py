@@ -52,7 +52,8 @@ def softmax_means(v: Any, w: Any, off: Any) -> Any:
 def _weighted(v: Array, w: Array) -> Array:
     e = np.exp(v[:, 0] - v[:, 0].max(initial=-np.inf))
     with np.errstate(invalid="ignore"):
-        return e @ w / e.sum()
+        mean: Array = e @ w / e.sum()
+    return mean
 
 
 ORACLES: dict[Callable[..., Any], Callable[[Array, Array], Any]] = {
