@@ -5,6 +5,7 @@ Only the ways in which loads move are looked at: a minimum of sums is blocked as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rangekit.ir.nest import Let, Loop, Nest, Scratch, Stmt, Store, variables, walk
@@ -64,12 +65,16 @@ class Blocks:
             return None
         if self.needs & {u, v} or any(r.strides is None or (v in r.deps and v not in r.strides) for r in self.loads):
             return None
-        rows_u, rows_v = self.spans[u] or 0, self.spans[v] or 0
-        if self.length * rows_v * self.item <= self.target.l1_bytes or rows_u < 4 * m or self.length < 32:
-            return None
         by_u = [r for r in self.loads if u in r.deps and v not in r.deps]
         by_v = [r for r in self.loads if v in r.deps and u not in r.deps]
+        rows_u = math.prod(self.spans[a] or 0 for a in (u, *self._beside(u, v, by_v)))
+        if self.length * (self.spans[v] or 0) * self.item <= self.target.l1_bytes or rows_u < 4 * m or self.length < 32:
+            return None
         return (by_u, by_v) if by_u and by_v else None
+
+    def _beside(self, u: UOp, v: UOp, by_v: Sequence[Row]) -> list[UOp]:
+        """Further loops that what moves with ``v`` does not move with: with ``u``, they are the rows that read it."""
+        return [a.var for a in self.chain if a.var not in (u, v) and not any(a.var in r.deps for r in by_v)]
 
     def blocked(self, lanes: Lanes, cost: float) -> list[Step]:
         """Blocks of both operands, packed.
@@ -84,31 +89,42 @@ class Blocks:
         (u, m), v, target = lanes.others[0], lanes.vector, self.target
         rows_u, rows_v = self.spans[u] or 0, self.spans[v] or 0
         depth = even(self.length, target.l1_bytes * 3 // 2 // (lanes.block * self.item), 4)
-        tall = even(rows_u, max(m, target.l2_bytes // 2 // (depth * self.item)), m)
-        if target.threads:
-            tall = min(tall, even(rows_u, max(8 * m, -(-rows_u // PARTS)), m))
-        once = rows_u <= tall  # then nothing reads a panel again: it need not outlive the second cache
+        others = self._beside(u, v, found[1])
+        rows = math.prod((self.spans[a] or 0 for a in others), start=rows_u)
+        tall = even(rows, max(m, target.l2_bytes // 2 // (depth * self.item)), m)
+        many = self._batch((u, v, *others))
+        if target.threads and many is None:
+            tall = min(tall, even(rows, max(8 * m, -(-rows // PARTS)), m))
+        name_u, name_v, name_k = self.handle[u], self.handle[v], self.handle[self.k.var]
+        steps: list[Step] = []
+        outer, inner = [*(self.handle[a] for a in others), name_u], [f"{name_v}.t"]
+        counts = [self.spans[a] or 1 for a in others]  # blocks that threads may share
+        if others:  # a few rows of u for each of several iterations of the last one
+            several = even(counts[-1], max(1, tall // rows_u), 1)
+            steps.append(Tile(outer[-2], several))
+            inner.append(f"{outer[-2]}.t")
+            counts[-1] = -(-counts[-1] // several)
+            tall = even(rows_u, tall, m)
+        inner.append(f"{name_u}.t")
+        counts.append(-(-rows_u // tall))
+        once = all(n == 1 for n in counts)  # then nothing reads a panel again: it need not outlive the second cache
         panels = target.l2_bytes // 2 if once else target.l3_bytes // 4
         wide = even(rows_v, max(lanes.block, panels // (depth * self.item)), lanes.block)
-        name_u, name_v, name_k = self.handle[u], self.handle[v], self.handle[self.k.var]
-        steps: list[Step] = [Tile(name_u, tall), Tile(name_v, wide), Upcast(f"{name_u}.t", m),
-                             Upcast(f"{name_v}.t", lanes.block)]  # fmt: skip
-        batch = [self.handle[a.var] for a in self.chain if a.var not in (u, v)]
+        steps += [Tile(name_u, tall), Tile(name_v, wide), Upcast(f"{name_u}.t", m), Upcast(inner[0], lanes.block)]
+        batch = [self.handle[a.var] for a in self.chain if a.var not in (u, v, *others)]
         split = self.length > depth
         if split:
             steps += [Tile(name_k, depth), Unroll(f"{name_k}.t", 4)]
-            steps.append(Reorder((*batch, name_v, name_k, name_u, f"{name_v}.t", f"{name_u}.t")))
+            steps.append(Reorder((*batch, name_v, name_k, *outer, *inner)))
         else:
             steps.append(Unroll(name_k, 4))
-            outer = (name_u, name_v) if once else (name_v, name_u)
-            steps.append(Reorder((*batch, *outer, f"{name_v}.t", f"{name_u}.t")))
+            steps.append(Reorder((*batch, *outer, name_v, *inner) if once else (*batch, name_v, *outer, *inner)))
         stores = [s for s in walk(self.body) if isinstance(s, Store) and s.buffer in self.nest.outputs]
         if split and len(stores) == 1:
             steps.append(Prefetch(stores[0].buffer.arg.name))
         if cost > THREADS and target.threads:
-            many = self._batch((u, v))
-            blocks = many is not None or rows_u > tall
-            steps.append(Thread(many or name_u) if blocks else Thread(name_v if rows_v > wide else f"{name_v}.t"))
+            alone = name_v if rows_v > wide else inner[0]
+            steps.append(Thread(many or (alone if once else outer[counts.index(max(counts))])))
         copied: set[UOp] = set()
         for listed, at in zip(found, (name_u, name_k if split else name_v), strict=True):
             for buffer in dict.fromkeys(r.buffer for r in listed if r.buffer is not None):

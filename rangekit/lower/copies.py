@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from rangekit.errors import ScheduleError
 from rangekit.ir import dtype as dt
+from rangekit.ir.logic import conditions
 from rangekit.ir.nest import Let, Loop, Prefetch, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, alu, idx, new_buffer
@@ -59,7 +60,7 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
         order = sorted(axes, key=lambda a: (a.kind == "vector", a.kind == "upcast"))
         around = []
         for a in order:
-            lo, hi = sub(spelled(a.lo)), sub(spelled(a.hi))
+            lo, hi = sub(spelled(a.lo)), sub(_whole(spelled(a.hi), inner.keys() - fresh.keys()))
             missing = (variables(lo) | variables(hi)) & inner.keys()
             if missing or any(reads(n, b) for n in (lo, hi) for b in written):
                 raise ScheduleError(f"{buffer.arg.name} cannot be staged: the length of {name_of(a)} varies")
@@ -79,6 +80,17 @@ def _spelled(lets: Mapping[UOp, UOp]) -> Callable[[UOp], UOp]:
     for var, value in lets.items():  # each after those it is made of
         known[var] = substitution(known)(value)
     return substitution(known)
+
+
+def _whole(hi: UOp, inner: Collection[UOp]) -> UOp:
+    """The end of a loop that runs whole or not at all, without what loops that the copy has no axis for say of that."""
+    if hi.op is not Op.WHERE:
+        return hi
+    some = [c for c in conditions(Op.AND, hi.src[0]) or () if not variables(c) & set(inner)]
+    out = hi.src[1]
+    for c in some:
+        out = UOp(Op.WHERE, dt.index, (c, out, hi.src[2]))
+    return out
 
 
 def stageable(body: Body, buffer: UOp) -> list[UOp]:

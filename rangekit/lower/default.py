@@ -15,9 +15,10 @@ from rangekit.ir.nest import Loop, Nest, Scratch, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
-from rangekit.lower.blocking import THREADS, Blocks
+from rangekit.lower.blocking import THREADS, Blocks, needed
 from rangekit.lower.joined import joinable
 from rangekit.lower.loops import (
+    all_or_none,
     carried,
     chain,
     fresh_after,
@@ -149,7 +150,9 @@ class _Region:
     def _choices(self) -> Iterator[Choice]:
         """The choices of lanes worth pricing: which loop is the vector's, then its block and what runs beside it."""
         yield Choice(cycles(self.listed, Lanes(), self.target), Lanes())
+        together = {v for a in self.inside if all_or_none(a) is not None for v in needed(self.body, a.hi)}
         outer = [a for a in self.chain if (span(a) or 64) > 1]
+        outer = [a for a in outer if a.var not in together] or outer
         jammed = tuple(a.var for a in self.inside if any(isinstance(s, Loop) for s in a.body)
                        and all(t.update is not None for t in carried(a)) and not self._ordered(a))  # fmt: skip
         if outer:

@@ -37,6 +37,7 @@ from rangekit.source import Position
 Rewrite = Callable[[UOp], UOp]
 
 LAUNCH = 4096  # operations that take about as long as the start of a kernel
+ANEW = 8  # times as slow is a reduction whose operands no block shares
 ROW = 4  # times as many operations may fill a row for each iteration around it as keeping all rows in memory takes
 
 
@@ -134,6 +135,18 @@ def _light(b: UOp) -> list[UOp]:
     return [n for n in _body(b) if n.ranges & bound]
 
 
+def _operands(reduction: UOp) -> list[UOp]:
+    """What a reduction loads anew in each of its iterations."""
+    own = set(loops_of(reduction))
+    return [n for n in toposort(reduction) if n.op is Op.INDEX and n.ranges & own]
+
+
+def _is_product(reduction: UOp, ranges: frozenset[UOp]) -> bool:
+    """Whether two things are loaded that go without different ones of these ranges: blocks share loads of both."""
+    without = [ranges - n.ranges for n in _operands(reduction)]
+    return any(a and b and not a & b for n, a in enumerate(without) for b in without[:n])
+
+
 def _cost(n: UOp) -> int:
     if n.op is Op.INDEX:
         return n.dtype.itemsize
@@ -190,6 +203,10 @@ class _Choice:
         cost, elements = self._filled(())
         kept = cost + target.byte_cost * b.dtype.itemsize * moved
         repeated = sum(_cost(n) * self._times(n) for n in self.light)
+        if self._scattered(again, once):
+            return None, f"{whole}: data says which rows are read, and blocks of rows share what they are computed from"
+        if self._two_products():
+            return None, f"{whole}: two products in blocks cost less than one inside the other"
         if again <= once and (repeated <= kept or size > target.memory_bytes):
             places = f"in {len(self.uses)} places" if len(self.uses) != 1 else "where it is used"
             why = f"{repeated} operations, against {kept} to keep it"
@@ -204,6 +221,34 @@ class _Choice:
             why = f"in local memory, {_size(b, rest)}, {where}: {self._why(again, once, repeated, kept)}"
             return (lambda sink, axes=axes: shrunk(sink, b, axes, self.reads, carry)), why
         return None, f"{whole}: {self._why(again, once, repeated, kept)}{self._outside()}"
+
+    def _scattered(self, again: int, once: int) -> bool:
+        """Whether data says which rows of the buffer are read, and blocks of rows would share what their reductions
+        read, as those of a product of matrices do. Row by row they are as slow as if they ran ``ANEW`` times.
+        """
+        if ANEW * again <= once:
+            return False
+        bound = self.b.src[1:]
+        named = {r for use in self.uses for r, i in zip(bound, use.index, strict=True)
+                 if any(n.op is Op.INDEX for n in toposort(i))}  # fmt: skip
+        inside = {n for h in self.heavy for n in _operands(h)}
+        return any(not named <= n.ranges and n.ranges & (set(bound) - named) for n in inside)
+
+    def _two_products(self) -> bool:
+        """Whether the buffer is a product of matrices, and read for another one only, whose rows do not fit registers:
+        one inside the other, each step would load and store such a row.
+        """
+        if len(self.reads) != 1 or not any(_is_product(h, h.ranges & set(self.b.src[1:])) for h in self.heavy):
+            return False
+        (read,) = self.reads
+        room = self.target.registers * self.target.vector_bytes
+        for c in {n for root in self.users for n in self._inside(root) if n.op is Op.REDUCE and read in toposort(n)}:
+            row = c.ranges - read.ranges
+            if not read.ranges & set(loops_of(c)) or not _is_product(c, c.ranges):
+                return False
+            if math.prod(r.extent for r in row) * c.dtype.itemsize <= room:
+                return False
+        return room > 0
 
     def _why(self, again: int, once: int, repeated: int, kept: int) -> str:
         """Why it is not computed where it is used."""

@@ -17,6 +17,7 @@ from rangekit.ir.uop import UOp, alu, const, idx, new_buffer
 from rangekit.lower.copies import laid_out
 from rangekit.lower.loops import (
     Body,
+    all_or_none,
     carried,
     gated,
     local,
@@ -252,6 +253,7 @@ def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
     Between two blocks each accumulator waits in memory: where its result will be, if that is of its type, else in a
     scratch array. What follows the reduction is done after its last block.
     """
+    loop = _run_through(loop)
     if loop.lo.op is not Op.CONST or loop.hi.op is not Op.CONST or loop.hi.arg <= loop.lo.arg:
         raise ScheduleError(f"{name_of(loop)} cannot go outside {name_of(around[0])}: its length is not a constant")
     if variables(loop.lo) | variables(loop.hi):
@@ -297,6 +299,15 @@ def hoisted(around: list[Loop], loop: Loop, before: Body, after: Body) -> Body:
     if not all(b in places and places[b].value is UOp(Op.INDEX, b.dtype, (b,)) for b in kept) or len(after) > len(kept):
         inside += _only_when(last, after)
     return (*outside, replace(loop, body=wrapped(around, tuple(inside))))
+
+
+def _run_through(loop: Loop) -> Loop:
+    """A loop over blocks that runs whole or not at all, as one that always runs, over blocks that may be empty."""
+    whole = all_or_none(loop)
+    if whole is None or not all(isinstance(s, Loop) and s.lo.op is Op.CONST and s.lo.arg == 0 for s in loop.body):
+        return loop
+    body = tuple(replace(s, hi=alu(Op.WHERE, loop.hi.src[0], s.hi, s.lo)) for s in loop.body if isinstance(s, Loop))
+    return replace(loop, hi=whole, body=body)
 
 
 def _results(kept: list[UOp], after: Body, whole: Body) -> dict[UOp, Store]:

@@ -34,7 +34,7 @@ from rangekit.lower.step import (
     Unroll,
     Upcast,
 )
-from rangekit.lower.tidy import named
+from rangekit.lower.tidy import named, without_idle
 from rangekit.lower.tiles import perfected
 from rangekit.lower.vectors import vectorised
 
@@ -109,7 +109,7 @@ def _applied(nest: Nest, steps: Sequence[Step], target: Target, *, skip: bool) -
                 raise
             continue
         kept.append(step)
-    return Schedule(kept), named(replace(nest, body=vectorised(nest.body, target)))
+    return Schedule(kept), named(replace(nest, body=without_idle(vectorised(nest.body, target))))
 
 
 def tile(name: str, size: int) -> Tile:

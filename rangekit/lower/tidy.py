@@ -70,6 +70,24 @@ def _inlined(
     return tuple(out)
 
 
+def without_idle(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+    """The statements without names that nothing uses."""
+    wanted: set[UOp] = set()
+
+    def kept(stmts: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+        out: list[Stmt] = []
+        for s in reversed(stmts):  # what uses a name comes after it
+            if isinstance(s, Let) and s.var not in wanted:
+                continue
+            if isinstance(s, Loop):
+                s = replace(s, body=kept(s.body))
+            wanted.update(v for n in operands(s) for v in _vars(n))
+            out.append(s)
+        return tuple(reversed(out))
+
+    return kept(body)
+
+
 def _stored(body: tuple[Stmt, ...]) -> set[UOp]:
     return {s.buffer for s in walk(body) if isinstance(s, Store)}
 
