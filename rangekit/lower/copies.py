@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from rangekit.errors import ScheduleError
 from rangekit.ir import dtype as dt
+from rangekit.ir.affine import affine
 from rangekit.ir.logic import conditions
 from rangekit.ir.nest import Let, Loop, Prefetch, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import Op
@@ -57,7 +59,8 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
         array = new_buffer(read.dtype, tuple(span(a) or 0 for a in axes), buffer.arg.name + "_tile", "local")
         made[key] = array
         copy: Body = (Store(array, tuple(fresh[a.var] for a in axes), sub(whole)),)
-        order = sorted(axes, key=lambda a: (a.kind == "vector", a.kind == "upcast"))
+        along = [_step(whole, buffer, a.var) for a in axes]  # pages and lines are read from front to back
+        order = [a for _, a in sorted(zip(along, axes, strict=True), key=lambda p: _rank(p[1], p[0]))]
         around = []
         for a in order:
             lo, hi = sub(spelled(a.lo)), sub(_whole(spelled(a.hi), inner.keys() - fresh.keys()))
@@ -72,6 +75,23 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
         before += [Scratch(array), *wrapped(around, copy)]
         known[read] = UOp(Op.INDEX, read.dtype, (array, *(a.var for a in axes)))
     return replace(loop, body=(*before, *mapped(loop.body, substitution(known))))
+
+
+def _rank(a: Loop, step: float) -> tuple[bool, bool, float]:
+    return a.kind == "vector", a.kind == "upcast", -step
+
+
+def _step(read: UOp, buffer: UOp, v: UOp) -> float:
+    """Elements that the address of a read moves for each iteration of a loop: inf where that is not known."""
+    first = reads(read, buffer)[0]
+    steps = getattr(buffer.arg, "strides", None) or [math.prod(buffer.shape[a + 1 :]) for a in range(buffer.ndim)]
+    total = 0
+    for i, step in zip(map(ungated, first.src[1:]), steps, strict=True):
+        terms, _ = affine(i)
+        if any(v in variables(atom) for atom in terms if atom is not v):
+            return math.inf
+        total += abs(terms.get(v, 0)) * step
+    return total
 
 
 def _spelled(lets: Mapping[UOp, UOp]) -> Callable[[UOp], UOp]:
