@@ -242,13 +242,14 @@ class _Choice:
             return False
         (read,) = self.reads
         room = self.target.registers * self.target.vector_bytes
-        for c in {n for root in self.users for n in self._inside(root) if n.op is Op.REDUCE and read in toposort(n)}:
-            row = c.ranges - read.ranges
-            if not read.ranges & set(loops_of(c)) or not _is_product(c, c.ranges):
-                return False
-            if math.prod(r.extent for r in row) * c.dtype.itemsize <= room:
-                return False
-        return room > 0
+        reductions = {n for root in self.users for n in self._inside(root) if n.op is Op.REDUCE}
+        around = [n for n in reductions if read in toposort(n)]
+        return bool(around) and all(
+            read.ranges & set(loops_of(n))
+            and _is_product(n, n.ranges)
+            and math.prod(r.extent for r in n.ranges - read.ranges) * n.dtype.itemsize > room > 0
+            for n in around
+        )
 
     def _why(self, again: int, once: int, repeated: int, kept: int) -> str:
         """Why it is not computed where it is used."""
