@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.arrays import ARRAYS
 from benchmarks.loops import LOOPS
+from benchmarks.moe import MIXTURES
 from benchmarks.networks import NETWORKS
 from benchmarks.peers import PEERS, USUAL
 from benchmarks.products import PRODUCTS
@@ -19,7 +20,7 @@ from benchmarks.report import MODES, Report, ratio, share, shown
 from benchmarks.workload import bound
 from rangekit import machine
 
-WORKLOADS = (*PRODUCTS, *ARRAYS, *NETWORKS, *LOOPS, *PROGRAMS)
+WORKLOADS = (*PRODUCTS, *ARRAYS, *NETWORKS, *MIXTURES, *LOOPS, *PROGRAMS)
 KEEP_BLOCKS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(1 << 26)}
 
 

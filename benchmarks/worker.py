@@ -30,11 +30,12 @@ def find(name: str) -> Workload:
     """The workload of this name."""
     from benchmarks.arrays import ARRAYS
     from benchmarks.loops import LOOPS
+    from benchmarks.moe import MIXTURES
     from benchmarks.networks import NETWORKS
     from benchmarks.products import PRODUCTS
     from benchmarks.programs import PROGRAMS
 
-    return next(w for w in (*PRODUCTS, *ARRAYS, *NETWORKS, *LOOPS, *PROGRAMS) if w.name == name)
+    return next(w for w in (*PRODUCTS, *ARRAYS, *NETWORKS, *MIXTURES, *LOOPS, *PROGRAMS) if w.name == name)
 
 
 class Oracle:
