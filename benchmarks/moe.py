@@ -73,7 +73,7 @@ def _loop(np: Any, x: Any, router: Any, up: Any, down: Any) -> Any:
     return out
 
 
-# ---- torch: one expert after another, groups one after another, its product of groups; the fastest counts -------------
+# ---- torch: one expert after another, groups one after another, its product of groups; the fastest counts ------------
 
 
 def _torch_route(torch: Any, x: Any, router: Any) -> tuple[Any, Any]:
