@@ -9,17 +9,15 @@ and the sizes are, and guarded otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from rangekit.errors import BoundsError, RaceError
+from rangekit.errors import BoundsError
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine
 from rangekit.ir.binding import substitute
-from rangekit.ir.bounds import bounds
-from rangekit.ir.dim import Dim, most
+from rangekit.ir.dim import Dim
 from rangekit.ir.evaluate import evaluate
 from rangekit.ir.logic import conditions
 from rangekit.ir.nest import Access
@@ -28,14 +26,11 @@ from rangekit.ir.show import expression
 from rangekit.ir.spec import binding, bound_ranges
 from rangekit.ir.symbolic import simplify
 from rangekit.ir.uop import UOp, alu, by_uid, const, idx, toposort
-from rangekit.lower.proof import Conditions, all_of, conjuncts, either, is_mark, proof
-from rangekit.lower.prove import inside, one_to_one
+from rangekit.lower.proof import Conditions, conjuncts, either, is_mark, proof
+from rangekit.lower.prove import inside
+from rangekit.lower.races import one_to_one
+from rangekit.lower.tried import ENUMERATED, FEW, depends_on_data, involved, iteration, over, worth_asking
 from rangekit.source import Position
-
-FEW = 1 << 17  # iterations in which an index is tried at once
-ENUMERATED = 1 << 20  # and where Z3 does not answer
-OPAQUE = frozenset({Op.INDEX, Op.REDUCE, Op.GET, Op.FOLD, Op.SCAN, Op.STATE})
-DATA = frozenset({Op.DIM, Op.INDEX, Op.REDUCE, Op.PARAM, Op.BUFFER, Op.IN_RANGE, Op.GET, Op.FOLD, Op.SCAN, Op.STATE})
 
 
 def check(
@@ -69,7 +64,7 @@ class _Check:
         self.memo: dict[UOp, UOp] = {}
         self._checked(self.kernel)
         for s in self.stores:
-            self._one_to_one(s)
+            one_to_one(s, self.positions)
         return self.memo[self.kernel]
 
     def _checked(self, root: UOp) -> UOp:
@@ -195,12 +190,12 @@ class _Check:
 
     def _tried(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> str | None:
         """By what an index is proved beyond sums and intervals, None if it is not; raises where it leaves the array."""
-        steps = math.prod(r.extent for r in _involved(i, gate))
-        plain = not _depends_on_data(i, gate) and not isinstance(size, Dim)
+        steps = math.prod(r.extent for r in involved(i, gate))
+        plain = not depends_on_data(i, gate) and not isinstance(size, Dim)
         if plain and steps <= FEW:
             self._enumerate(n, axis, i, size, gate)
             return "symbolic"
-        if not _worth_asking(i, gate):
+        if not worth_asking(i, gate):
             return None
         answer = inside(i, size, gate)
         if answer.holds:
@@ -253,11 +248,11 @@ class _Check:
 
     def _enumerate(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> None:
         """Try every iteration; raises at the first that leaves the array."""
-        ranges = by_uid(_involved(i, gate))
-        values = _over(ranges, i)
+        ranges = by_uid(involved(i, gate))
+        values = over(ranges, i)
         bad = (values < 0) | (values >= size)
         if gate is not None:
-            bad &= _over(ranges, gate).astype(bool)
+            bad &= over(ranges, gate).astype(bool)
         if bad.any():
             where = np.unravel_index(int(np.argmax(bad)), bad.shape)
             self._refuse(n, axis, i, size, dict(zip(ranges, map(int, where), strict=True)))
@@ -271,92 +266,13 @@ class _Check:
         verb = "writes" if n in self.stored else "reads"
         text = self._text(n)
         named = [(r, v) for r, v in at.items() if r in i.ranges or (r.op is Op.DIM and r in toposort(i, idx(size)))]
-        iteration = _iteration(named)
+        when = iteration(named)
         elements = f"which has {size} element{'s' if size != 1 else ''}"
         raise BoundsError(
-            f"{text} {verb} element {value} of axis {axis}, {elements}" + (f", when {iteration}" if iteration else ""),
+            f"{text} {verb} element {value} of axis {axis}, {elements}" + (f", when {when}" if when else ""),
             help=_remedy(n, text, i, size, have, value, guard=n not in self.stored),
             at=self.positions.get(n),
         )
-
-    # ---- races -----------------------------------------------------------------------------------------------------
-
-    def _one_to_one(self, store: UOp) -> None:
-        """Two iterations never write one element."""
-        if store.arg is not None:
-            return  # what repeats is combined, or the program promises that nothing does
-        place, ranges = store.src[0], [r for r in bound_ranges(store) if r.extent > 1]
-        bare = [i for i in place.src[1:] if i.op is Op.RANGE]
-        if set(ranges) <= set(bare) or any(r.extent == 0 for r in bound_ranges(store)):
-            return
-        pair: str | None = None
-        flat: UOp = idx(0)
-        for i, size in zip(place.src[1:], place.src[0].shape, strict=True):
-            flat = alu(Op.ADD, alu(Op.MUL, flat, idx(most(size))), i)
-        missing = [r for r in ranges if r not in place.ranges]
-        if missing:
-            pair = f"{missing[0].arg.name} = 0 and {missing[0].arg.name} = 1 write the same element"
-        elif _mixed_radix(simplify(flat), ranges):
-            return
-        elif not _depends_on_data(flat, None) and math.prod(r.extent for r in ranges) <= FEW:
-            pair = self._met(flat, ranges)
-        elif _worth_asking(flat, None):
-            pair = self._asked_apart(place, flat, ranges)
-        else:
-            pair = "it cannot be shown that no two iterations write one element"
-        if pair is None:
-            return
-        raise RaceError(
-            f"{expression(place)} = ... : {pair}",
-            help="write each element once: reduce first (rk.sum, rk.max), or index with every range",
-            at=self.positions.get(place) or self.positions.get(store),
-        )
-
-    def _met(self, flat: UOp, ranges: list[UOp]) -> str | None:
-        """The first two iterations that have one index, all of them tried."""
-        order = by_uid(ranges)
-        values = _over(order, flat).ravel()
-        first, which = np.unique(values, return_index=True, return_inverse=True)[1:]
-        if len(first) == values.size:
-            return None
-        later = int(np.flatnonzero(first[which] != np.arange(values.size))[0])
-        shape = [r.extent for r in order]
-        twice = [np.unravel_index(n, shape) for n in (int(first[which[later]]), later)]
-        return _pair(*(dict(zip(order, map(int, t), strict=True)) for t in twice))
-
-    def _asked_apart(self, place: UOp, flat: UOp, ranges: list[UOp]) -> str | None:
-        """Why two iterations may write one element, None if they never do."""
-        gates, indices = [], []
-        for i in place.src[1:]:
-            while i.op is Op.GUARD or (i.op is Op.WHERE and i.src[2].op is Op.INVALID):
-                gates += [i.src[0]] if i.op is Op.WHERE else []
-                i = i.src[1] if i.op is Op.WHERE else i.src[0]
-            indices.append(i)
-        answer, second = one_to_one(indices, all_of(frozenset(gates)) if gates else None, ranges)
-        if answer.holds:
-            return None
-        if answer.at:
-            sizes = {d: v for d, v in answer.at.items() if d.op is Op.DIM}
-            return _pair({**sizes, **{r: answer.at.get(r, 0) for r in ranges}}, {r: second[r] for r in ranges})
-        if answer.holds is None and not _depends_on_data(flat, None) \
-                and math.prod(r.extent for r in ranges) <= ENUMERATED:  # fmt: skip
-            return self._met(flat, ranges)
-        return "it cannot be shown that no two iterations write one element"
-
-
-def _pair(one: Mapping[UOp, int], two: Mapping[UOp, int]) -> str:
-    return f"{_iteration(one.items())} and {_iteration(two.items())} write the same element"
-
-
-def _worth_asking(i: UOp, gate: UOp | None) -> bool:
-    """Whether what data brings into an index is bounded by something: else nothing is known of it."""
-    known = set(toposort(gate)) if gate is not None else set()
-    for n in toposort(i, into=lambda n: n.op not in OPAQUE):
-        if n.op in OPAQUE and n.dtype.kind in "iux" and n not in known:
-            lo, hi = bounds(n)
-            if lo == -math.inf or hi == math.inf or (lo <= n.dtype.min and hi >= n.dtype.max):
-                return False
-    return True
 
 
 def _inside(value: UOp, at: UOp) -> UOp:
@@ -381,43 +297,6 @@ def _without_doubles(kernel: UOp, carry: Callable[[UOp, UOp], None]) -> UOp:
             for mark in marks if n.op is Op.INDEX else ():
                 carry(mark, memo[n])
     return memo[kernel]
-
-
-def _depends_on_data(i: UOp, gate: UOp | None) -> bool:
-    return any(n.op in DATA for n in toposort(*(x for x in (i, gate) if x is not None)))
-
-
-def _involved(i: UOp, gate: UOp | None) -> frozenset[UOp]:
-    return i.ranges | (gate.ranges if gate is not None else frozenset())
-
-
-def _over(ranges: tuple[UOp, ...], n: UOp) -> np.ndarray[Any, np.dtype[Any]]:
-    """The value of a data-free expression at every iteration of the ranges."""
-    value = evaluate(n, {})
-    own = by_uid(n.ranges)
-    shape = tuple(r.extent if r in own else 1 for r in ranges)
-    return np.broadcast_to(value.reshape(shape), tuple(r.extent for r in ranges))
-
-
-def _mixed_radix(flat: UOp, ranges: list[UOp]) -> bool:
-    """An affine map is one-to-one if each coefficient exceeds what all smaller ones can add up to."""
-    terms, _ = affine(flat)
-    if set(terms) != set(ranges):
-        return False
-    reach = 0
-    for r, factor in sorted(terms.items(), key=lambda kv: abs(kv[1])):
-        if abs(factor) <= reach:
-            return False
-        reach += abs(factor) * (r.extent - 1)
-    return True
-
-
-def _iteration(at: Iterable[tuple[UOp, int]]) -> str:
-    return ", ".join(f"{r.arg.name or 'an unnamed Range'} = {v * _unit(r)}" for r, v in at)
-
-
-def _unit(r: UOp) -> int:
-    return int(r.arg.multiple_of) if r.op is Op.DIM else 1
 
 
 def _array_name(n: UOp) -> str:
