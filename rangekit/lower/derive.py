@@ -6,10 +6,10 @@ reduces and ``A`` free of ``r1`` (``min``: ``c < 0``), one step over a block is
     r1' = max(r1, max of the block);  safe = where(isfinite(r1'), r1', 0)
     r2' = r2 exp(c (r1 - safe)) + sum over the block of A exp(c (s - safe))
 
-and after the last one, where ``r1`` is not finite, ``r2 exp(-c r1)``. The old maximum stays raw: were it made safe too,
-a first block that is masked would be scaled by zero times infinity. What does not vary with ``j`` and holds a reduction
-is a factor of the whole sum and taken out first. (Milakov and Gimelshein, "Online normalizer calculation for softmax",
-2018; Dao et al., "FlashAttention", 2022.)
+and after the last one, where ``r1`` is not finite and there was any term, ``r2 exp(-c r1)``. The old maximum stays raw:
+were it made safe too, a first block that is masked would be scaled by zero times infinity. What does not vary with
+``j`` and holds a reduction is a factor of the whole sum and taken out first. (Milakov and Gimelshein, "Online
+normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022.)
 
 Given ``r1 = sum_j x`` and ``r2 = sum_j (x - r1 / n)^2`` over ``n`` iterations, one step joins a block's mean and sum of
 squared deviations to those before it (Chan, Golub and LeVeque, 1979).
@@ -23,12 +23,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from rangekit.ir import dtype as dt
 from rangekit.ir.binding import substitute
 from rangekit.ir.dim import most
 from rangekit.ir.ops import LOOPS, Op
 from rangekit.ir.show import expression
 from rangekit.ir.target import Target
 from rangekit.ir.uop import Storage, UOp, alu, by_uid, cast, const, idx, new_fold, new_range, toposort
+from rangekit.lower.closed import closed
 from rangekit.lower.place import is_buffer
 
 BLOCK = 64  # iterations of a block: scores of that many keys stay in the first cache beside what they weigh
@@ -108,6 +110,7 @@ class _Derive:
                     f"several passes: sum of {_shown(n.src[0])} is not a sum weighted by exp(s - {what})"
                 )
         found = [w for w in found if not any(_above(w.rest, v.node) for v in found)]
+        found = [w for w in found if w.where is found[0].where]  # the others sum excluded terms, too
         if not found:
             return {}
         why = self.pays(first, [w.node for w in found])
@@ -160,15 +163,26 @@ class _Derive:
             inits.append(UOp(Op.BUFFERIZE, total, (start, *own), Storage("register")) if own else start)
             news.append(UOp(Op.BUFFERIZE, total, (value, *own), Storage("register")) if own else value)
             axes.append(own)
+        some = None if condition is None or all(w.safe for w in found) else _any(condition, j)
+        if some is not None and some.op is Op.REDUCE:
+            before = UOp(Op.STATE, dt.bool_, (blocks.outer, *around), (number, len(inits), (), "some"))
+            part = blocks.where(condition, const(True, dt.bool_), const(False, dt.bool_))
+            inits.append(const(False, dt.bool_))
+            news.append(alu(Op.OR, before, UOp(Op.REDUCE, dt.bool_, (part, blocks.inner), "or")))
         fold = UOp(Op.FOLD, dtype, (*inits, *news, blocks.outer), (number, len(inits), None))
         out = {first: UOp(Op.GET, dtype, (fold,), 0)}
         extreme = out[first]
+        if some is not None and some.op is Op.REDUCE:
+            some = UOp(Op.GET, dt.bool_, (fold,), len(inits) - 1)
         for k, (w, own) in enumerate(zip(found, axes[1:], strict=True), 1):
             value = UOp(Op.GET, w.node.dtype, (fold,), k)
             value = UOp(Op.INDEX, value.dtype, (value, *own)) if own else value
             if not w.safe:
                 undo = alu(Op.EXP, alu(Op.MUL, extreme, const(-w.factor, dtype)))
-                value = alu(Op.WHERE, alu(Op.ISFINITE, extreme), value, alu(Op.MUL, value, cast(undo, value.dtype)))
+                kept = alu(Op.ISFINITE, extreme)
+                if some is not None:  # a sum of nothing is 0, whatever the extreme is
+                    kept = alu(Op.OR, kept, alu(Op.NOT, some))
+                value = alu(Op.WHERE, kept, value, alu(Op.MUL, value, cast(undo, value.dtype)))
             out[w.node] = w.outer(value)
         return out
 
@@ -314,8 +328,9 @@ def _exponent(n: UOp, s: UOp, first: UOp) -> tuple[float, bool] | None:
     return (factor, True) if finite and _is(b.src[2], 0) else None
 
 
-def _named(r: UOp) -> str:
-    return r.arg.name or f"{r.extent} elements"
+def _any(condition: UOp, j: UOp) -> UOp:
+    """Whether a condition holds in some iteration, without a loop where that has a form."""
+    return closed(UOp(Op.REDUCE, dt.bool_, (condition, j), "or"), False, lambda old, new: None, [], set())
 
 
 def _is(n: UOp, value: float) -> bool:

@@ -143,6 +143,45 @@ def test_the_interpreter_agrees() -> None:
                                        atol=2e-6)  # fmt: skip
 
 
+def sums_apart(s: Any, v: Any, w: Any) -> Any:
+    """Not divided: a row without any key sums to 0 where it is left out, and to NaN where it is -inf."""
+    i, j = rk.ranges(*s.shape)
+    c = w[i, j]
+    t = rk.where(c, s[i, j], -rk.inf)
+    top = rk.max(s[i, j], j, where=c)
+    left = rk.sum(rk.exp(s[i, j] - top) * v[j, 0], j, where=c)
+    low = rk.sum(rk.exp(t - top) * v[j, 1], j)
+    return rk.bufferize(left, i), rk.bufferize(low, i)
+
+
+def sums_apart_where_known(s: Any, v: Any, w: Any) -> Any:
+    i, j = rk.ranges(*s.shape)
+    c = j + 2 < i
+    top = rk.max(s[i, j], j, where=c)
+    return rk.bufferize(rk.sum(rk.exp(s[i, j] - top) * v[j, 0], j, where=c), i)
+
+
+def test_a_sum_of_nothing_is_zero() -> None:
+    i, j = np.indices((S, S))
+    runs = {block: kernel(sums_apart, block) for block in (1, 2, 3, 6)}
+    known = {block: kernel(sums_apart_where_known, block) for block in (1, 2, 3, 6)}
+    for name, (s, v) in data().items():
+        x, wide = s.astype(np.float64), v.astype(np.float64)
+        for w in (*masks().values(), j + 2 < i):
+            with np.errstate(all="ignore"):
+                t = np.where(w, x, -INF)
+                p = np.exp(t - t.max(1)[:, None])
+                left, low = np.where(w, p * wide[:, 0], 0).sum(1), (p * wide[:, 1]).sum(1)
+            for block, run in runs.items():
+                for got, want in zip(run(s, v, w), (left, low), strict=True):
+                    np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6, err_msg=f"{name} {block}")
+        for block, run in known.items():
+            np.testing.assert_allclose(run(s, v, w), left, rtol=2e-6, atol=2e-6, err_msg=f"{name} {block}")
+    s, v = data()["plain"]
+    assert folds(sums_apart, s, v, w) == folds(sums_apart_where_known, s, v, w) == 1
+    assert "some" not in str(kernel(sums_apart_where_known, 2).lower(s, v, w))
+
+
 # ---- attention, three ways -------------------------------------------------------------------------------------------
 
 
