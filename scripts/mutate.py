@@ -1,8 +1,8 @@
 """Break the compiler on purpose, one place at a time, and see whether the generated programs notice.
 
 ``python scripts/mutate.py`` plants each mutation in a copy of the package, runs only ``tests/test_properties.py``
-against it, and writes the table to ``docs/mutations.md``. A mutation that survives is a hole in the tests. Exit
-status 1 if any does.
+against it (``tests/lower/test_derive.py`` for the rules of single passes), and writes the table to
+``docs/mutations.md``. A mutation that survives is a hole in the tests. Exit status 1 if any does.
 """
 
 from __future__ import annotations
@@ -24,27 +24,53 @@ MUTATIONS = (
     ("gates: only the first use of a load gates it", "lower/check.py", "gate = either(ways) if uses else None", "gate = either(ways[:1]) if uses else None"),
     ("gates: a condition reaches both sides of a where", "lower/check.py", "conjuncts(simplify(alu(Op.NOT, c))))]", "conjuncts(c))]"),
     ("gates: a condition passes a reduction that captures it", "lower/check.py", "if not c.ranges & captured)", "if True)"),
-    ("tails: an inclusive loop bound loses its last iteration", "lower/linearize.py", "hi = rest if strict else simplify(alu(Op.ADD, rest, idx(1)))", "hi = rest"),
-    ("tails: a strict lower bound starts too early", "lower/linearize.py", "lo = simplify(alu(Op.ADD, lo, idx(1))) if strict else lo", "lo = lo"),
+    ("tails: an inclusive loop bound loses its last iteration", "lower/limits.py", "if factor > 0 else alu(Op.ADD, quotient, idx(1)))", "if factor > 0 else quotient)"),
+    ("tails: a strict lower bound starts too early", "lower/limits.py", "({}, -1 if c.op is Op.LT else 0)", "({}, 0)"),
     ("canon: takes a range that is open in the body", "lower/canon.py", "taken = set(n.ranges)", "taken: set[UOp] = set()"),
     ("lanes: not given an accumulator each", "lower/linearize.py", "shape = tuple(r.extent for r in own)", "shape = tuple(1 for r in own)"),
     ("lanes: set to the identity once, not where the loop starts", "lower/linearize.py", "self.stack[-1].body.extend(Store(b, at, e) for b, e in zip(buffers, neutral, strict=True))", "self.root.body[:0] = [Store(b, at, e) for b, e in zip(buffers, neutral, strict=True)] if not own else []"),
-    ("linearize: reductions of different bounds share a loop", "lower/linearize.py", "level[n], limits)", "level[n])"),
+    ("linearize: reductions of different bounds share a loop", "lower/linearize.py", "level[n], bounds, held[n])", "level[n], held[n])"),
     ("linearize: a value goes to the outermost loop it uses", "lower/linearize.py", "for depth in range(len(self.stack) - 1, 0, -1):", "for depth in range(1, len(self.stack)):"),
-    ("fuse: indices of an inlined buffer in reverse order", "lower/fuse.py", "dict(zip(b.src[1:], src[1:], strict=True))", "dict(zip(b.src[1:], src[:0:-1], strict=True))"),
-    ("fuse: a shrunk buffer is filled with its own axes renamed too late", "lower/fuse.py", "kept = substitute(inside, mapping)", "kept = inside.replace(src=(substitute(inside.src[0], mapping), *inside.src[1:])) if rest else substitute(inside, mapping)"),
+    ("fuse: indices of an inlined buffer in reverse order", "lower/boundaries.py", "dict(zip(b.src[1:], index, strict=True))", "dict(zip(b.src[1:], index[::-1], strict=True))"),
+    ("fuse: a shrunk buffer is filled with its own axes renamed too late", "lower/boundaries.py", "kept = substitute(inside, {b.src[1 + a]: uses[0].src[1 + a] for a in axes})", "at = {b.src[1 + a]: uses[0].src[1 + a] for a in axes}; kept = inside.replace(src=(substitute(inside.src[0], at), *inside.src[1:])) if rest else substitute(inside, at)"),
     ("simplify: the quotient of a sum rounds each part", "ir/divmod.py", "left: Form = (rest, form[1] % c)", "left: Form = (rest, 0)"),
     ("simplify: a comparison drops its constant", "ir/logic.py", "def _less(terms: dict[UOp, int], n: int, known: Known) -> UOp:", "def _less(terms: dict[UOp, int], n: int, known: Known) -> UOp:\n    n = n + 1"),
     ("movement: a flip is off by one", "lower/rangeify.py", "_plus(_times(i, -1), s - 1) if a in n.arg", "_plus(_times(i, -1), s - 2) if a in n.arg and s > 1"),
-    ("split: an overwritten array is read without a copy", "lower/split.py", "late += [write] if base in _reads(write) and not _pointwise(write) else []", "late += []"),
+    ("split: an overwritten array is read without a copy", "lower/torn.py", "if not pointwise and not apart(write.src[1], read):", "if False:"),
     ("cache key: the signature ignores strides", "calls.py", "self.key: Hashable = (tuple(self.slots), tuple(fixed))", "self.key: Hashable = (tuple((s.kind, s.dtype, s.shape) for s in self.slots), tuple(fixed))"),
     ("cache key: the signature ignores dtypes", "calls.py", "self.key: Hashable = (tuple(self.slots), tuple(fixed))", "self.key: Hashable = (tuple((s.kind, s.shape, s.strides) for s in self.slots), tuple(fixed))"),
-    ("ops: floor division rounds towards zero", "backends/llvm/scalar.py", "other_sign = e.make(f\"icmp slt {kind} {e.make(f'xor {kind} {rest}, {safe}')}, 0\")", "other_sign = 'false'"),
+    ("ops: floor division rounds towards zero", "backends/llvm/scalar.py", "other_sign = e.make(f\"icmp slt {kind} {e.make(f'xor {kind} {rest}, {safe}')}, {none}\")", "other_sign = e.make(f\"icmp slt {kind} {none}, {none}\")"),
 )  # fmt: skip
 
+# the same for the rules of single passes
+RULES = (
+    ("derive: the old maximum is made finite, too", "lower/derive.py", "cast(power(old), total)", "cast(power(alu(Op.WHERE, alu(Op.ISFINITE, old), old, zero)), total)"),
+    ("derive: the new maximum is not made finite", "lower/derive.py", "safe = alu(Op.WHERE, alu(Op.ISFINITE, new), new, zero)", "safe = new"),
+    ("derive: sums are not rescaled", "lower/derive.py", "alu(Op.MUL, before, cast(power(old), total))", "before"),
+    ("derive: nothing is put right after the last block", "lower/derive.py", "if not w.safe:", "if False:"),
+    ("derive: all is put right after the last block, what was written to be finite too", "lower/derive.py", "if not w.safe:", "if True:"),
+    ("derive: a sum of nothing is put right, too", "lower/derive.py", "if some is not None:  #", "if False:  #"),
+    ("derive: min keeps the signs of max", "lower/derive.py", "alu(Op.MAX if first.arg == \"max\" else Op.MIN, old, tile)", "alu(Op.MAX, old, tile)"),
+    ("derive: a falling exponent of max", "lower/derive.py", "if power is None or (power[0] > 0) is not (first.arg == \"max\"):", "if power is None:"),
+    ("derive: the exponent is of another value than the maximum", "lower/derive.py", "    if a is not s:\n        return None\n", ""),
+    ("derive: what is added in the exponent is dropped", "lower/derive.py", "        elif n.op is Op.NEG:\n", "        elif n.op is Op.ADD:\n            n = n.src[0]\n        elif n.op is Op.NEG:\n"),
+    ("derive: the weighed value may hold the maximum", "lower/derive.py", "elif _above(v, first):", "elif False:"),
+    ("derive: the constant factor of the exponent is lost", "lower/derive.py", "gap if factor == 1.0 else alu(Op.MUL, gap, scale)", "gap"),
+    ("derive: a condition of the sum alone is a factor", "lower/derive.py", "    above, below = _factors(body)\n", "    if condition is None and body.op is Op.WHERE:\n        body = alu(Op.MUL, cast(body.src[0], body.dtype), body.src[1])\n    above, below = _factors(body)\n"),
+    ("derive: conditions of two reductions need not be one", "lower/derive.py", "body.src[0] is s.src[0] and ", ""),
+    ("derive: sums with and without where= share a pass", "lower/derive.py", "if w.where is found[0].where]", "]"),
+    ("derive: what where(mask, s, -inf) masks is left out", "lower/derive.py", "if found[0].where is not None:", "if s.op is Op.WHERE:"),
+    ("derive: where= is forgotten in the sums", "lower/derive.py", "blocks.where(condition, term, const(0.0, total))", "blocks.where(None, term, const(0.0, total))"),
+    ("derive: the last block runs past the end", "lower/derive.py", "self.ragged = j.extent % size != 0", "self.ragged = False"),
+    ("derive: strict=True derives, too", "lower/pipeline.py", "return sink if options.strict else derive(", "return derive("),
+    ("derive: the means of blocks are not weighed by their sizes", "lower/derive.py", "alu(Op.DIV, count, total)\n", "const(0.5, dtype)\n"),
+    ("derive: the gap between two means adds no square", "lower/derive.py", "alu(Op.ADD, alu(Op.ADD, squares, spread), between)", "alu(Op.ADD, squares, spread)"),
+)  # fmt: skip
+ASKED = ((MUTATIONS, "tests/test_properties.py"), (RULES, "tests/lower/test_derive.py"))
 
-def try_one(name: str, file: str, old: str, new: str) -> str:
-    """How the property tests answered to one mutation: the first line that failed, or "survived"."""
+
+def try_one(name: str, file: str, old: str, new: str, asked: str) -> str:
+    """How the tests that are asked answered to one mutation: the first line that failed, or "survived"."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for part in ("rangekit", "tests"):
@@ -55,10 +81,10 @@ def try_one(name: str, file: str, old: str, new: str) -> str:
         if text.count(old) != 1:
             raise SystemExit(f"{name}: its text is {text.count(old)} times in {file}: bring the mutation up to date")
         path.write_text(text.replace(old, new))
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "--no-header", "tests/test_properties.py"]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "--no-header", asked]
         env = {"PYTHONPATH": str(copy), "PATH": "/usr/bin:/bin", "HOME": folder}
         try:
-            done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=200)
         except subprocess.TimeoutExpired:
             return "caught: it does not end"
         if done.returncode == 0:
@@ -76,17 +102,17 @@ def main() -> int:
     """Try them all, write the table; returns the exit status."""
     wanted = sys.argv[1:]
     rows = []
-    for name, file, old, new in MUTATIONS:
+    for (name, file, old, new), asked in ((row, asked) for rows_, asked in ASKED for row in rows_):
         if wanted and not any(w in name for w in wanted):
             continue
-        answer = try_one(name, file, old, new)
+        answer = try_one(name, file, old, new, asked)
         print(f"{name}: {answer}", flush=True)
         rows.append((name, file, answer))
     survived = sum(answer == "survived" for _, _, answer in rows)
     if not wanted:
         lines = [f"| {name} | `{file}` | {answer} |" for name, file, answer in rows]
         head = "# Planted mutations\n\nWritten by `python scripts/mutate.py`: each row breaks one line of the compiler, and only\n"
-        head += "`tests/test_properties.py` is asked whether it notices.\n\n| what is broken | where | what happened |\n| --- | --- | --- |\n"
+        head += "`tests/test_properties.py` is asked whether it notices, `tests/lower/test_derive.py` where a rule of derive is broken.\n\n| what is broken | where | what happened |\n| --- | --- | --- |\n"
         total = f"\n{len(rows) - survived} of {len(rows)} caught.\n"
         (ROOT / "docs" / "mutations.md").write_text(head + "\n".join(lines) + "\n" + total)
     print(f"{len(rows) - survived} of {len(rows)} caught")
