@@ -19,6 +19,8 @@ from rangekit.ir.ops import Op
 from rangekit.ir.reducers import Formula, Reducer, Values, reducer
 from rangekit.ir.uop import UOp, alu, idx, toposort
 
+Ends = tuple[Value, Value, Value]  # of a loop in step: where each lane begins and ends, and the last end of all
+
 
 class Loops(Access):
     """What a loop becomes. ``body`` and ``store``, the statements of one, are of a subclass."""
@@ -43,11 +45,13 @@ class Loops(Access):
         """
         lo, hi = self._where_running(self.value(s.lo), _NEVER), self._end(s.hi)
         if lo.axes or hi.axes:
-            shared = self.extreme(hi, "smin")
-            first = self.extreme(lo, "smax")
-            self._counted(s, first, shared, None) if not lo.axes else None
-            begin = self.intrinsic("smax", "i64", first, shared) if not lo.axes else self.extreme(lo, "smin")
-            self._counted(s, begin, self.extreme(hi, "smax"), (lo, hi))
+            shared = self._end_over_lanes(s.hi, "smin")
+            if lo.axes:
+                begin = self.extreme(lo, "smin")
+            else:
+                self._counted(s, lo.items[0], shared, None)
+                begin = self.intrinsic("smax", "i64", lo.items[0], shared)
+            self._counted(s, begin, self._end_over_lanes(s.hi, "smax"), (lo, hi))
             return
         if s.lo.op is Op.CONST and s.hi.op is Op.CONST and s.hi.arg == s.lo.arg + 1:
             self.bound[s.var] = Value(dt.index, (str(s.lo.arg),), constant=s.lo.arg)
@@ -160,7 +164,7 @@ class Loops(Access):
             return
         full = None
         for loop in partial:
-            tests = [f"icmp sge i64 {self.extreme(self._end(loop.hi), 'smin')}, {loop.width}"]
+            tests = [f"icmp sge i64 {self._end_over_lanes(loop.hi, 'smin')}, {loop.width}"]
             if loop.lo.op is not Op.CONST:
                 tests.append(f"icmp sle i64 {self.extreme(self.value(loop.lo), 'smax')}, 0")
             for test in tests:
@@ -169,14 +173,18 @@ class Loops(Access):
         assert full is not None
 
         def part() -> None:
-            self._chain(chain, {loop.var: (self.value(loop.lo), self._end(loop.hi)) for loop in partial})
+            ends = {}
+            for loop in partial:
+                most = Value(dt.index, (self._end_over_lanes(loop.hi, "smax"),), depth=self.here)
+                ends[loop.var] = self.value(loop.lo), self._end(loop.hi), most
+            self._chain(chain, ends)
 
         if any(loop.hi.op is Op.CONST and loop.hi.arg < loop.width for loop in partial):
             part()
             return
         self.either(full, lambda: self._chain(chain, {}), part)
 
-    def _chain(self, chain: list[Loop], ends: dict[UOp, tuple[Value, Value]]) -> None:
+    def _chain(self, chain: list[Loop], ends: dict[UOp, Ends]) -> None:
         opened = []
         self.push()  # what depends on the lanes is theirs: another version of the loops has other values
         for loop in chain:
@@ -193,7 +201,7 @@ class Loops(Access):
         lines = self.pop()
         self.lines.append(lines)
 
-    def bind(self, lane: Lane, ends: tuple[Value, Value] | None) -> None:
+    def bind(self, lane: Lane, ends: Ends | None) -> None:
         """The variable of a lane loop. Outside the bounds of its loop a plain lane repeats the nearest iteration, a
         vector one is masked: nothing outside is touched either way.
         """
@@ -205,16 +213,15 @@ class Loops(Access):
             self.bound[lane.var] = Value(dt.index, items, (lane,), lane.width, depth)
             self.exact[lane.var] = lane
             if ends is not None:
-                self.masks[lane] = self._between(self.bound[lane.var], *ends)
+                self.masks[lane] = self._between(self.bound[lane.var], *ends[:2])
             return
         plain = Value(dt.index, tuple(map(str, range(lane.count))), (lane,), 1, depth)
         if ends is None:
             self.bound[lane.var] = plain
             self.exact[lane.var] = lane
             return
-        start, end = ends
-        limit = Value(dt.index, (self.extreme(end, "smax"),), depth=depth)
-        last = self.elementwise(_ADD, [limit, Value(dt.index, ("-1",), constant=-1)])
+        start, end, most = ends
+        last = self.elementwise(_ADD, [most, Value(dt.index, ("-1",), constant=-1)])
         last = self.elementwise(_MAX, [last, Value(dt.index, ("0",), constant=0)])  # where no lane runs, the first
         nearest = plain
         if start.constant is None:
@@ -290,6 +297,35 @@ class Loops(Access):
             )
         return replace(v, items=items, wide=half)
 
+    def _end_over_lanes(self, hi: UOp, which: str) -> str:
+        """The least or greatest end of a loop over lanes: without a look at all, where the first or last one has it."""
+        lanes = [v for v in _variables(hi) if v in self.exact]
+        if len(lanes) == len(set(lanes)) and self.running([self.exact[v] for v in lanes]) is None:
+            there = self._at_an_end(hi, which == "smax")
+            value = self.value(there) if there is not None else None
+            if value is not None and not value.axes:
+                return value.items[0]
+        return self.extreme(self._end(hi), which)
+
+    def _at_an_end(self, n: UOp, greatest: bool) -> UOp | None:
+        """An index at that one of the lanes where it is least or greatest, if it rises or falls with each of them."""
+        if n.op is Op.VAR:
+            lane = self.exact.get(n)
+            return n if lane is None or lane in self.fixed else idx(lane.count * lane.width - 1 if greatest else 0)
+        if n.op is Op.CONST:
+            return n
+        factor = n.src[1].arg if n.op in (Op.MUL, Op.IDIV) and n.src[1].op is Op.CONST else None
+        if n.op is Op.MUL and factor is not None:
+            x = self._at_an_end(n.src[0], greatest is (factor > 0))
+        elif n.op is Op.IDIV and factor is not None and factor > 0:
+            x = self._at_an_end(n.src[0], greatest)
+        elif n.op in (Op.ADD, Op.MIN, Op.MAX):
+            a, b = (self._at_an_end(s, greatest) for s in n.src)
+            return None if a is None or b is None else alu(n.op, a, b)
+        else:
+            x = None
+        return None if x is None else alu(n.op, x, n.src[1])
+
     def extreme(self, value: Value, which: str) -> str:
         """The least ("smin") or greatest ("smax") of an index over its lanes."""
         outer, self.lines = self.lines, self.scopes[value.depth].lines
@@ -303,6 +339,11 @@ class Loops(Access):
             answer = self.call("i64", f"llvm.vector.reduce.{which}.v{value.wide}i64", (shape, answer))
         self.lines = outer
         return answer
+
+
+def _variables(n: UOp) -> list[UOp]:
+    """The variables of an expression, each as often as it is there."""
+    return [n] if n.op is Op.VAR else [v for s in n.src for v in _variables(s)]
 
 
 def _whole(loop: Loop) -> bool:
