@@ -20,6 +20,7 @@ from rangekit.ir.uop import UOp
 from rangekit.lower.canon import canon
 from rangekit.lower.check import check
 from rangekit.lower.closed import closed
+from rangekit.lower.cut import cut
 from rangekit.lower.default import default
 from rangekit.lower.derive import derive
 from rangekit.lower.fuse import fuse
@@ -126,8 +127,8 @@ def _check(sink: UOp, options: Options, record: Record) -> UOp:
 
 def _linearize(sink: UOp, options: Options, record: Record) -> UOp:
     for number, kernel in enumerate(sink.src):
-        record.nests.append(linearize(kernel, f"k{number}", tuple(record.accesses[kernel]), options.target,
-                                      options.strict))  # fmt: skip
+        accesses = tuple(record.accesses[kernel])
+        record.nests.append(cut(linearize(kernel, f"k{number}", accesses, options.target, options.strict)))
     return sink
 
 

@@ -265,6 +265,21 @@ def test_what_the_rule_does_not_cover_stays_several_passes(power: Callable[[Any,
     np.testing.assert_array_equal(kernel(fn, 2)(s, v, w), rk.kernel(fn)(s, v, w))
 
 
+def test_conditions_that_differ_stay_several_passes() -> None:
+    def fn(s: Any, v: Any, w: Any) -> Any:
+        i, j = rk.ranges(*s.shape)
+        top = rk.max(s[i, j], j, where=w[i, j])
+        return rk.bufferize(rk.sum(rk.exp(s[i, j] - top) * v[j, 0], j, where=j <= i), i)
+
+    s, v = data()["plain"]
+    w = masks()["rows"]
+    assert folds(fn, s, v, w) == 0 and "several passes" in report(fn, s, v, w)
+    with np.errstate(all="ignore"):
+        top = np.where(w, s, -INF).max(1).astype(np.float64)
+        want = np.where(np.tri(S, dtype=bool), np.exp(s - top[:, None]) * v[:, 0], 0).sum(1)
+    np.testing.assert_allclose(kernel(fn, 2)(s, v, w), want, rtol=2e-6)
+
+
 def test_strict_derives_nothing() -> None:
     s, v = data()["plain"]
     assert folds(masked, s, v, masks()["none"], strict=True) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial as lazily
 from itertools import count
 
 from rangekit.backends.llvm.access import Access
@@ -40,18 +41,20 @@ class Loops(Access):
         raise NotImplementedError
 
     def serial(self, s: Loop) -> None:
-        """One iteration after another. Where lanes have bounds of their own: first what all of them run, then the rest
-        under a mask.
+        """One iteration after another. Where lanes have bounds of their own, what all of them run has no mask, and what
+        is before and after that has one.
         """
         lo, hi = self._where_running(self.value(s.lo), _NEVER), self._end(s.hi)
         if lo.axes or hi.axes:
-            shared = self._end_over_lanes(s.hi, "smin")
+            begin, last = lo.items[0], self._over_lanes(s.hi, lambda: hi, "smax")
             if lo.axes:
-                begin = self.extreme(lo, "smin")
-            else:
-                self._counted(s, lo.items[0], shared, None)
-                begin = self.intrinsic("smax", "i64", lo.items[0], shared)
-            self._counted(s, begin, self._end_over_lanes(s.hi, "smax"), (lo, hi))
+                first, begin = (self._over_lanes(s.lo, lambda: lo, which) for which in ("smin", "smax"))
+                begin = self.intrinsic("smin", "i64", begin, last)
+                self._counted(s, first, begin, (lo, hi))
+            shared = self._over_lanes(s.hi, lambda: hi, "smin")
+            self._counted(s, begin, shared, None)
+            if hi.axes:
+                self._counted(s, self.intrinsic("smax", "i64", begin, shared), last, (lo, hi))
             return
         if s.lo.op is Op.CONST and s.hi.op is Op.CONST and s.hi.arg == s.lo.arg + 1:
             self.bound[s.var] = Value(dt.index, (str(s.lo.arg),), constant=s.lo.arg)
@@ -164,9 +167,9 @@ class Loops(Access):
             return
         full = None
         for loop in partial:
-            tests = [f"icmp sge i64 {self._end_over_lanes(loop.hi, 'smin')}, {loop.width}"]
+            tests = [f"icmp sge i64 {self._over_lanes(loop.hi, lazily(self._end, loop.hi), 'smin')}, {loop.width}"]
             if loop.lo.op is not Op.CONST:
-                tests.append(f"icmp sle i64 {self.extreme(self.value(loop.lo), 'smax')}, 0")
+                tests.append(f"icmp sle i64 {self._over_lanes(loop.lo, lazily(self.value, loop.lo), 'smax')}, 0")
             for test in tests:
                 whole = self.make(test, "full")
                 full = whole if full is None else self.make(f"and i1 {full}, {whole}", "full")
@@ -175,8 +178,8 @@ class Loops(Access):
         def part() -> None:
             ends = {}
             for loop in partial:
-                most = Value(dt.index, (self._end_over_lanes(loop.hi, "smax"),), depth=self.here)
-                ends[loop.var] = self.value(loop.lo), self._end(loop.hi), most
+                most = self._over_lanes(loop.hi, lazily(self._end, loop.hi), "smax")
+                ends[loop.var] = self.value(loop.lo), self._end(loop.hi), Value(dt.index, (most,), depth=self.here)
             self._chain(chain, ends)
 
         if any(loop.hi.op is Op.CONST and loop.hi.arg < loop.width for loop in partial):
@@ -297,15 +300,15 @@ class Loops(Access):
             )
         return replace(v, items=items, wide=half)
 
-    def _end_over_lanes(self, hi: UOp, which: str) -> str:
-        """The least or greatest end of a loop over lanes: without a look at all, where the first or last one has it."""
-        lanes = [v for v in _variables(hi) if v in self.exact]
+    def _over_lanes(self, n: UOp, value: Callable[[], Value], which: str) -> str:
+        """The least or greatest bound of a loop over lanes: without a look at all where the first or last has it."""
+        lanes = [v for v in _variables(n) if v in self.exact]
         if len(lanes) == len(set(lanes)) and self.running([self.exact[v] for v in lanes]) is None:
-            there = self._at_an_end(hi, which == "smax")
-            value = self.value(there) if there is not None else None
-            if value is not None and not value.axes:
-                return value.items[0]
-        return self.extreme(self._end(hi), which)
+            there = self._at_an_end(n, which == "smax")
+            single = self.value(there) if there is not None else None
+            if single is not None and not single.axes:
+                return single.items[0]
+        return self.extreme(value(), which)
 
     def _at_an_end(self, n: UOp, greatest: bool) -> UOp | None:
         """An index at that one of the lanes where it is least or greatest, if it rises or falls with each of them."""
