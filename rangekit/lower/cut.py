@@ -63,14 +63,14 @@ def _parts(loop: Loop, around: dict[UOp, UOp], most: int) -> Body:
         place = _place(c, loop, around)
         if place is None:
             continue
-        at, holds_first, above = place
+        at, holds_first, (first_at, last_at) = place
         first, last = (_under(loop.body, c, holds) for holds in (holds_first, not holds_first))
         if min(_work(first), _work(last)) == _work(loop.body):
             continue
-        whole = loop.hi is loop.range.size
-        one = replace(loop, hi=at if whole else least(loop.hi, at), body=first)
-        begin = at if above and loop.lo.op is Op.CONST and loop.lo.arg == 0 else greatest(loop.lo, at)
-        two = _renamed(replace(loop, lo=begin, body=last))
+        lo, hi = loop.lo, loop.hi
+        end = at if hi.op is Op.CONST and last_at <= hi.arg else least(hi, at)
+        begin = at if lo.op is Op.CONST and first_at >= lo.arg else greatest(lo, at)
+        one, two = replace(loop, hi=end, body=first), _renamed(replace(loop, lo=begin, body=last))
         around = {**around, two.var: two.range}
         return tuple(t for part in (one, two) for s in _hoisted(part)
                      for t in (_parts(s, around, most - 1) if isinstance(s, Loop) else (s,)))  # fmt: skip
@@ -103,8 +103,8 @@ def _arrays(n: UOp) -> set[UOp]:
     return {m.src[0] for m in _nodes(n) if m.op is Op.INDEX}
 
 
-def _place(c: UOp, loop: Loop, around: dict[UOp, UOp]) -> tuple[UOp, bool, bool] | None:
-    """Where a condition changes, whether it holds before that, and whether that is never below 0."""
+def _place(c: UOp, loop: Loop, around: dict[UOp, UOp]) -> tuple[UOp, bool, tuple[float, float]] | None:
+    """Where a condition changes, whether it holds before that, and the interval in which that is."""
     said = limit(substitution(around)(c), (loop.range,))
     if len(said) != 1 or said[0][3]:
         return None
@@ -113,7 +113,7 @@ def _place(c: UOp, loop: Loop, around: dict[UOp, UOp]) -> tuple[UOp, bool, bool]
     if at is None:
         return None
     back = substitution({r: v for v, r in around.items()})
-    return back(at), lo is None, bounds(at)[0] >= 0
+    return back(at), lo is None, bounds(at)
 
 
 def _under(body: Body, c: UOp, holds: bool) -> Body:
@@ -193,13 +193,19 @@ def _renamed(loop: Loop) -> Loop:
 
 
 def _hoisted(loop: Loop) -> Body:
-    """A loop after the names of its body that are the same in every iteration, where they read nothing it writes."""
+    """A loop after the names of its body that are the same in every iteration. It may have none: what is read at an
+    index stays where it is known to be there.
+    """
     written = {s.buffer for s in walk(loop.body) if isinstance(s, Store)}
     varies = {loop.var}
     before: list[Stmt] = []
     rest: list[Stmt] = []
     for s in loop.body:
-        if isinstance(s, Let) and not variables(s.value) & varies and not _arrays(s.value) & written:
+        if (
+            isinstance(s, Let)
+            and not variables(s.value) & varies
+            and not any(b in written or b.shape for b in _arrays(s.value))
+        ):
             before.append(s)
             continue
         if isinstance(s, Let):
