@@ -7,7 +7,8 @@ where the next ones go (Zagha and Blelloch, "Radix sort for vector multiprocesso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from rangekit.ir import dtype as dt
@@ -32,51 +33,51 @@ Key = Callable[[Tensor], Tensor]
 def values_by_digits(value: Tensor, descending: bool) -> Tensor:
     """The values of the last axis in order."""
     for shift, bits in _digits(value):
-        (value,) = _pass([value], lambda v: _key(v, descending), shift, bits, 0)
+        (value,) = _pass({"values": value}, lambda v: _key(v, descending), shift, bits)
     return value
 
 
 def places_by_digits(value: Tensor, descending: bool) -> Tensor:
     """The permutation that sorts the last axis."""
     digits = _digits(value)
-    arrays = [_key(value, descending), broadcast_to(arange(value.shape[-1], dtype=_index(value)), value.shape)]
+    keys = _key(value, descending)
+    places = broadcast_to(arange(value.shape[-1], dtype=_index(value)), value.shape)
     for shift, bits in digits[:-1]:
-        arrays = _pass(arrays, lambda key: key, shift, bits, 0)
-    (places,) = _pass(arrays, lambda key: key, *digits[-1], 1)
-    return places.astype(dt.int64)
+        keys, places = _pass({"keys": keys, "places": places}, lambda key: key, shift, bits)
+    return _pass({"keys": keys, "places": places}, lambda key: key, *digits[-1], last=True)[0].astype(dt.int64)
 
 
-def _pass(arrays: Sequence[Tensor], key: Key, shift: int, bits: int, first: int) -> list[Tensor]:
-    """The arrays with their elements in the order of one digit of the key of the first; those from ``first`` on."""
-    *outer, n = arrays[0].shape
-    index, count = _index(arrays[0]), 1 << bits
-    blocks = BLOCKS if n >= LONG else 1
-    width = -(-n // blocks)
-    batch = tuple(_range(size) for size in outer)
+def _pass(arrays: Mapping[str, Tensor], key: Key, shift: int, bits: int, last: bool = False) -> list[Tensor]:
+    """The arrays with their elements in the order of one digit of the key of the first, which the last pass drops."""
+    first = next(iter(arrays.values()))
+    *outer, n = first.shape
+    index, count = _index(first), 1 << bits
+    blocks = [BLOCKS] if n >= LONG else []
+    width = -(-n // math.prod(blocks))
 
-    def digit(b: Range, t: Range) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """An element's digit, whether there is one, and where it is. What is past the end is the last one again."""
-        at = b * width + t
-        place = (*batch, TABLE["minimum"](at, n - 1) if n % blocks else at)
-        return (key(arrays[0][place]) >> shift & count - 1).astype(dt.int32), at < n, place
+    def loops() -> tuple[tuple[Range, ...], Range, Tensor, Tensor, tuple[Tensor, ...]]:
+        """The loops around, the one over elements; its digit, whether there is one, and where it is."""
+        around, t = tuple(map(_range, (*outer, *blocks))), _range(width)
+        at = around[-1] * width + t if blocks else t
+        place = (*around[: len(outer)], TABLE["minimum"](at, n - 1))  # past the end is the last one again
+        digit = (key(first[place]) >> shift & count - 1).astype(dt.int32)
+        return around, t, digit, at < n, place
 
-    b, t = _range(blocks), _range(width)
-    mine, real, _ = digit(b, t)
-    counts = scatter(zeros(count, dtype=index), mine, real.astype(index), t)
-    counts = bufferize(counts, *batch, b)
-    flat = reshape(moveaxis(counts, -1, -2), (*outer, count * blocks))
+    around, t, mine, real, _ = loops()
+    counts = bufferize(scatter(zeros(count, dtype=index), mine, real.astype(index), t), *around)
+    flat = reshape(moveaxis(counts, -1, len(outer)), (*outer, count * math.prod(blocks)))
     before = cumulative_sum(flat, axis=-1, dtype=index) - flat
-    starts = moveaxis(reshape(before, (*outer, count, blocks)), -1, -2)
+    starts = moveaxis(reshape(before, (*outer, count, *blocks)), len(outer), -1)
 
-    b, t = _range(blocks), _range(width)
-    mine, real, place = digit(b, t)
+    around, t, mine, real, place = loops()
 
     def step(_: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         return where((arange(count, dtype=dt.int32) == mine) & real, start + 1, start), start[mine]
 
-    _, to = scan(t, starts[(*batch, b)], step)
+    _, to = scan(t, starts[around], step)
     to = clip(to - where(real, 0, 1), 0, n - 1)
-    return sent([v[place] for v in arrays[first:]], (*batch, to), (*outer, n), *batch, b, t)
+    moved = {f"{name}{shift}": v[place] for name, v in arrays.items() if not (last and v is first)}
+    return sent(moved, (*around[: len(outer)], to), (*outer, n), *around, t)
 
 
 def _digits(value: Tensor) -> list[tuple[int, int]]:

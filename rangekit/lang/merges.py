@@ -1,8 +1,7 @@
 """Sorting of short arrays: runs kept sorted as they are read, then merged two by two.
 
-Every merge is a scan over pieces of its result: where a piece begins in both runs is found by bisection along a
-diagonal of the merge, then two places go forward, the lesser key first (Odeh, Green, Mwassi, Shmueli and Birk, "Merge
-Path", 2012). Keys are integers of the values' order; places travel with them, so that ties stay in order.
+Every merge is a scan over its result. Keys are integers of the values' order; places travel with them, so that ties
+stay in order.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from typing import Any
 from rangekit.ir import dtype as dt
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, alu, cast, const, new_range
+from rangekit.lang.creation import zeros
 from rangekit.lang.elementwise import TABLE, clip, where
-from rangekit.lang.loops import fold, scan
+from rangekit.lang.loops import scan
 from rangekit.lang.movement import reshape
 from rangekit.lang.storage import bufferize
 from rangekit.lang.tensor import Range, Tensor, made, stored
 from rangekit.lang.topk import kept, ordered
 
 RUN = 16  # elements sorted while they are read
-PIECE = 4096  # of a merge's result: what one thread writes in order
 
 
 def _ranges(shape: tuple[int, ...]) -> tuple[UOp, ...]:
@@ -55,37 +54,21 @@ def places_merged(value: Tensor, descending: bool) -> Tensor:
 
 
 def _merged(whole: list[Tensor], width: int, shape: tuple[int, ...]) -> list[Tensor]:
-    """Runs of ``width`` joined two by two."""
+    """Runs of ``width`` joined two by two: two places go forward, the lesser key first."""
     keys, places = whole
     length = keys.shape[-1]
-    piece = min(PIECE, 2 * width)
     batch = tuple(Range._of(r) for r in _ranges(shape))
-    p, t = (Range._of(r) for r in _ranges((length // piece, piece)))
-    base = p * piece // (2 * width) * (2 * width)
-    diagonal = p * piece - base
+    pair, t = (Range._of(r) for r in _ranges((length // (2 * width), 2 * width)))
+    base = pair * (2 * width)
 
-    def key(place: Tensor) -> Tensor:
-        return keys[(*batch, base + clip(place, 0, 2 * width - 1))]
-
-    lo: Any = 0
-    if piece < 2 * width:
-        steps = Range._of(_ranges((width.bit_length(),))[0])
-
-        def bisect(_: Tensor, lo: Tensor, hi: Tensor) -> Any:
-            middle = (lo + hi) // 2
-            more = (lo < hi) & (key(middle) <= key(diagonal - 1 - middle + width))
-            return where(more, middle + 1, lo), where(more | (lo >= hi), hi, middle)
-
-        low = TABLE["maximum"](diagonal - width, 0).astype(dt.int64)
-        lo, _ = fold(steps, (low, TABLE["minimum"](diagonal, width).astype(dt.int64)), bisect)
+    def place(at: Tensor) -> tuple[Tensor, ...]:
+        return (*batch, base + clip(at, 0, 2 * width - 1))
 
     def step(_: Tensor, i: Tensor, j: Tensor) -> Any:
-        a, b = key(i), key(j + width)
+        a, b = keys[place(i)], keys[place(j + width)]
         left = (j >= width) | ((i < width) & (a <= b))
-        at = base + clip(where(left, i, j + width), 0, 2 * width - 1)
         moved = where(left, i + 1, i), where(left, j, j + 1)
-        return moved, (where(left, a, b), places[(*batch, at)])
+        return moved, (where(left, a, b), places[place(where(left, i, j + width))])
 
-    start = (lo, diagonal.astype(dt.int64) - lo)
-    _, out = scan(t, start, step)
-    return [reshape(bufferize(v, *batch, p, t, memory="global"), (*shape, length)) for v in out]
+    _, out = scan(t, (zeros((), dtype=dt.int64), zeros((), dtype=dt.int64)), step)
+    return [reshape(bufferize(v, *batch, pair, t, memory="global"), (*shape, length)) for v in out]

@@ -8,7 +8,7 @@ program promises. Ranges that are not named stay open: every one of their iterat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rangekit.errors import DtypeError, RaceError, RangeError, ShapeError
@@ -88,14 +88,16 @@ def scatter(x: Any, index: Any, v: Any, /, *ranges: Tensor, op: str | None = "ad
     return made(cast(out, old.dtype))
 
 
-def sent(values: Sequence[Tensor], place: tuple[Tensor, ...], shape: tuple[int, ...], *ranges: Tensor) -> list[Tensor]:
-    """New arrays that hold the values at places which the caller knows to be all of them, each named once or, where it
-    is named again, with the same value.
+def sent(
+    values: Mapping[str, Tensor], place: tuple[Tensor, ...], shape: tuple[int, ...], *ranges: Tensor
+) -> list[Tensor]:
+    """New arrays, by their names, that hold the values at places which the caller knows to be all of them, each named
+    once or, where it is named again, with the same value.
     """
     over, picks = tuple(r.node for r in ranges), tuple(cast(p.node, dt.index) for p in place)
     out = []
-    for v in values:
-        store = new_buffer(v.node.dtype, shape, "sent")
+    for name, v in values.items():
+        store = new_buffer(v.node.dtype, shape, name)
         at = made(UOp(Op.INDEX, v.node.dtype, (store, *picks))).node
         out.append(made(UOp(Op.ASSIGN, v.node.dtype, (store, at, v.node, *over), "any")))
     return out

@@ -17,7 +17,7 @@ from rangekit.lang.movement import moveaxis
 from rangekit.lang.storage import bufferize
 from rangekit.lang.tensor import Range, Tensor, lift
 
-SHORT = 1024  # elements along the axis: fewer are merged
+SHORT = 256  # elements along the axis: fewer are merged
 
 
 def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:

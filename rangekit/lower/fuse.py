@@ -30,7 +30,7 @@ from rangekit.lower.boundaries import (
     spare_axes,
 )
 from rangekit.lower.canon import canon
-from rangekit.lower.place import Path, contexts, in_step, is_buffer, prefix, runs
+from rangekit.lower.place import Path, contexts, in_step, is_filled, prefix, runs
 from rangekit.lower.proof import is_mark
 from rangekit.source import Position
 
@@ -333,7 +333,7 @@ class _Choice:
     def _inside(self, root: UOp) -> frozenset[UOp]:
         """The nodes of one nest, without those of the nests that fill the buffers it reads."""
         if root not in self.nests:
-            self.nests[root] = frozenset(toposort(root, into=lambda n: n is root or not is_buffer(n)))
+            self.nests[root] = frozenset(toposort(root, into=lambda n: n is root or not is_filled(n)))
         return self.nests[root]
 
 

@@ -310,8 +310,18 @@ def span(loop: Loop) -> int | None:
     """The most iterations it can have; None where that is not known."""
     if loop.kind != "loop" and loop.width and loop.kind != "thread":
         return loop.width
-    most = _most(loop.hi) if loop.lo.op is Op.CONST else None
+    if loop.lo.op is not Op.CONST:
+        return loop.range.extent if (n := few(loop)) is None else n
+    most = _most(loop.hi)
     return loop.range.extent if most is None else max(0, most - int(loop.lo.arg))
+
+
+def few(loop: Loop) -> int | None:
+    """The length of a loop that begins anywhere; None if that varies, or the beginning does not."""
+    if loop.lo.op is Op.CONST:
+        return None
+    terms, rest = affine(alu(Op.SUB, loop.hi, loop.lo))
+    return None if terms else max(0, rest)
 
 
 def _most(n: UOp) -> int | None:

@@ -23,7 +23,7 @@ from rangekit.ir.ops import MATH, Op
 from rangekit.ir.reducers import reducer
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, cast
-from rangekit.lower.loops import carried, span
+from rangekit.lower.loops import carried, few, span
 
 PRICES: Mapping[Op, float] = {  # cycles of a vector instruction, or of the sequence an op becomes
     Op.DIV: 5.0, Op.SQRT: 6.0, Op.MAX: 2.0, Op.MIN: 2.0, Op.IDIV: 20.0, Op.MOD: 20.0, Op.POW: 30.0, Op.ATAN2: 60.0,
@@ -77,7 +77,7 @@ def rows(body: Sequence[Stmt], around: tuple[Loop, ...] = ()) -> list[Row]:
 
 def _apart(body: Sequence[Stmt], known: dict[UOp, frozenset[UOp]]) -> dict[UOp, frozenset[UOp]]:
     """Loops whose both ends are loaded, and the variables at which: their iterations for two values of such a variable
-    are taken to be different ones, as the rows of two segments are.
+    are taken to be different ones, as the rows of two segments are, or a few of all if their number is fixed.
     """
     found: dict[UOp, frozenset[UOp]] = {}
     for s in body:
@@ -260,7 +260,10 @@ def _times(row: Row, lanes: Lanes) -> float:
     times = 1.0
     for loop in row.path:
         n = _blocks(loop, lanes)
-        if loop.var in row.apart:
+        if loop.var in row.apart and few(loop) is not None:  # lanes go through what lies between theirs
+            if any(lanes.count(v) > 1 for v in row.apart[loop.var]):
+                n = float(loop.range.extent)
+        elif loop.var in row.apart:
             around = [a for a in row.path if a.var in row.apart[loop.var]]
             n = max(1.0, n / math.prod(span(a) or UNKNOWN for a in around))
             n *= math.prod(lanes.count(a.var) for a in around)  # lanes wait for each other's

@@ -133,7 +133,7 @@ def _contexts(root: UOp, loops: tuple[UOp, ...], target: Target, costly: Mapping
     level = levels(root)
     while stack:
         n, path = stack.pop()
-        if is_buffer(n):
+        if is_filled(n):
             continue
         here = prefix(path, n.ranges)
         paths = out.setdefault(n, set())
@@ -166,9 +166,9 @@ def _contexts(root: UOp, loops: tuple[UOp, ...], target: Target, costly: Mapping
 def levels(root: UOp) -> dict[UOp, int]:
     """How deep reductions (and scratch arrays) nest below each node: equal levels cannot depend on one another."""
     level: dict[UOp, int] = {}
-    for n in toposort(root, into=lambda n: n is root or not is_buffer(n)):
+    for n in toposort(root, into=lambda n: n is root or not is_filled(n)):
         nested = n.op in LOOPS or n.op is Op.BUFFERIZE
-        level[n] = 0 if n is not root and is_buffer(n) else max((level[s] for s in n.src), default=0) + nested
+        level[n] = 0 if n is not root and is_filled(n) else max((level[s] for s in n.src), default=0) + nested
     return level
 
 
@@ -181,7 +181,7 @@ def in_step(b: UOp, scanned: UOp, uses: Sequence[UOp], users: Sequence[UOp]) -> 
     scan = scanned.src[0]
     around = frozenset().union(*(s.ranges for s in scan.src[:-2])) - {scan.src[-1]}
     given = (s for root in users for s in root.src[: len(root.src) - len(loops)])
-    outside = toposort(*given, into=lambda n: n is not b and not is_buffer(n))
+    outside = toposort(*given, into=lambda n: n is not b and not is_filled(n))
     rebound = {r for n in outside if n.op in LOOPS for r in n.src}
     for u in uses:
         r = u.src[1 + axis]
@@ -206,6 +206,11 @@ def _together(users: Sequence[UOp]) -> bool:
         return False
     below = set(toposort(*(s for u in users for s in u.src[:3])))
     return not below.intersection(users) and all(_loops(u) == _loops(first) for u in users)
+
+
+def is_filled(n: UOp) -> bool:
+    """What another nest makes: memory of its own, or new contents of what there is."""
+    return is_buffer(n) or (n.op is Op.ASSIGN and not n.ranges)
 
 
 def is_buffer(n: UOp) -> bool:

@@ -162,3 +162,9 @@ def test_blocks_that_write_where_their_own_arrays_say_run_on_threads() -> None:
     x = np.zeros(1 << 17, np.float32)
     sending = str(rk.kernel(lambda x: rk.sort(x)).lower(x)).split("\n\n")[-1]
     assert sending.startswith("thread")
+
+
+def test_lanes_do_not_go_through_what_lies_between_their_places() -> None:
+    """Rows in step would run the update of a table from the least of their places to the greatest."""
+    sending = str(rk.kernel(lambda x: rk.sort(x)).lower(np.zeros((100, 300), np.float32))).split("\n\n")[-1]
+    assert sending.startswith("thread i in 0..100:\n    local start[256] int32\n")
