@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from rangekit.ir.nest import Let, Loop, Nest, Scratch, Stmt, Store, variables, walk
+from rangekit.ir.nest import Loop, Nest, Scratch, Stmt, Store, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
 from rangekit.lower.copies import stageable
-from rangekit.lower.loops import all_or_none, carried, loops, parallel, single, span
+from rangekit.lower.loops import all_or_none, carried, loops, needed, parallel, single, span
 from rangekit.lower.model import Lanes, Row
 from rangekit.lower.step import Prefetch, Reorder, Stage, Step, Thread, Tile, Unroll, Upcast
 
@@ -169,18 +169,6 @@ class Blocks:
         """The name of a further loop with iterations for all threads."""
         rest = (a for a in self.chain if a.var not in others)
         return next((self.handle[a.var] for a in rest if (self.spans[a.var] or 1) >= PARTS // 2), None)
-
-
-def needed(body: tuple[Stmt, ...], n: UOp) -> frozenset[UOp]:
-    """The variables of an expression, and those of the values that it names."""
-    lets = {s.var: s.value for s in walk(body) if isinstance(s, Let)}
-    found: set[UOp] = set()
-    waiting = [n]
-    while waiting:
-        new = variables(waiting.pop()) - found
-        found |= new
-        waiting += [lets[v] for v in new if v in lets]
-    return frozenset(found)
 
 
 def even(total: int, most: int, unit: int) -> int:

@@ -13,7 +13,20 @@ from rangekit.ir.logic import conditions
 from rangekit.ir.nest import Let, Loop, Prefetch, Scratch, Stmt, Store, operands, variables, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, alu, idx, new_buffer
-from rangekit.lower.loops import Body, mapped, name_of, parallel, reads, span, substitution, ungated, variable, wrapped
+from rangekit.lower.loops import (
+    Body,
+    local,
+    mapped,
+    name_of,
+    needed,
+    parallel,
+    reads,
+    span,
+    substitution,
+    ungated,
+    variable,
+    wrapped,
+)
 
 
 def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool) -> Loop:
@@ -58,7 +71,11 @@ def staged(loop: Loop, buffer: UOp, layout: Sequence[str] | None, threads: bool)
             continue
         array = new_buffer(read.dtype, tuple(span(a) or 0 for a in axes), buffer.arg.name + "_tile", "local")
         made[key] = array
-        copy: Body = (Store(array, tuple(fresh[a.var] for a in axes), sub(whole)),)
+        behind = needed(loop.body, read)
+        named = {v: local(v.arg[-1], v.dtype) for v in lets if v in behind}
+        own = substitution({**fresh, **named})
+        store = Store(array, tuple(fresh[a.var] for a in axes), own(read))
+        copy: Body = (*(Let(name, own(lets[v])) for v, name in named.items()), store)
         along = [_step(whole, buffer, a.var) for a in axes]  # pages and lines are read from front to back
         order = [a for _, a in sorted(zip(along, axes, strict=True), key=lambda p: _rank(p[1], p[0]))]
         around = []

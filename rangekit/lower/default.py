@@ -15,7 +15,7 @@ from rangekit.ir.nest import Loop, Nest, Scratch, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp
-from rangekit.lower.blocking import THREADS, Blocks, needed
+from rangekit.lower.blocking import THREADS, Blocks
 from rangekit.lower.joined import joinable
 from rangekit.lower.loops import (
     all_or_none,
@@ -24,6 +24,7 @@ from rangekit.lower.loops import (
     fresh_after,
     loops,
     name_of,
+    needed,
     parallel,
     regrouped,
     shuffled,

@@ -84,7 +84,7 @@ def fuse(sink: UOp, target: Target, carry: Carry, positions: Mapping[UOp, Positi
             (gone if verdict.startswith("removed") else shrunk_).append(f"{_what(b, order, positions)}: {verdict}")
         sink = settled(rewrite(sink), follow)
     sink = named(sink, follow)
-    stay = [f"{n.arg.name} = {kept[n]}" for n in toposort(sink) if n in kept]
+    stay = [f"{n.arg.name} = {kept[n]}" if n.arg.name else kept[n] for n in toposort(sink) if n in kept]
     reasons += stay + asked + shrunk_ + gone
     return sink
 
@@ -190,7 +190,7 @@ class _Choice:
         """The rewrite that pays most, None to keep the buffer; and why."""
         b, target = self.b, self.target
         size = capacity(b.shape) * b.dtype.itemsize
-        whole = f"kept in memory, {_size(b, range(b.ndim))}"
+        whole = f"kept in {'memory' if is_buffer(b) else 'local memory'}, {_size(b, range(b.ndim))}"
         if _written(b, self.order):
             return None, f"{whole}: it is written in place"
         once = sum(math.prod(r.extent for r in n.ranges) for n in self.heavy)

@@ -74,6 +74,18 @@ def used(stmts: Iterable[Stmt]) -> frozenset[UOp]:
     return frozenset().union(*(variables(n) for s in walk(tuple(stmts)) for n in operands(s)))
 
 
+def needed(stmts: Body, n: UOp) -> frozenset[UOp]:
+    """The variables of an expression, and those of the values that it names, which statements bind."""
+    lets = {s.var: s.value for s in walk(stmts) if isinstance(s, Let)}
+    found: set[UOp] = set()
+    waiting = [n]
+    while waiting:
+        new = variables(waiting.pop()) - found
+        found |= new
+        waiting += [lets[v] for v in new if v in lets]
+    return frozenset(found)
+
+
 def rebuilt(s: Stmt, fn: Callable[[UOp], UOp]) -> Stmt:
     """A statement with every expression mapped; the body of a loop is not entered."""
     if isinstance(s, Let):
