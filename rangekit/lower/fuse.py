@@ -30,7 +30,7 @@ from rangekit.lower.boundaries import (
     spare_axes,
 )
 from rangekit.lower.canon import canon
-from rangekit.lower.place import Path, contexts, in_step, is_filled, prefix, runs
+from rangekit.lower.place import Path, contexts, in_step, is_buffer, is_filled, prefix, runs
 from rangekit.lower.proof import is_mark
 from rangekit.source import Position
 
