@@ -9,9 +9,10 @@ import numpy as np
 
 from rangekit.errors import ShapeError
 from rangekit.ir import dtype as dt
+from rangekit.ir.dim import Dim
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import Op
-from rangekit.ir.uop import alu, cast, const
+from rangekit.ir.uop import alu, cast, const, idx
 from rangekit.lang.movement import Shape, as_shape, broadcast_to, expand_dims, iota, reshape
 from rangekit.lang.tensor import Tensor, as_dtype, broadcast_node, from_array, lift, made
 
@@ -79,8 +80,17 @@ def arange(start: float, /, stop: float | None = None, step: float = 1, *, dtype
         start, stop = 0, start
     if step == 0:
         raise ShapeError("arange with step 0")
-    default = dt.int64 if all(isinstance(v, int) for v in (start, stop, step)) else dt.float32
+    ints = all(isinstance(v, (int, Dim)) for v in (start, stop, step))
+    default = dt.int64 if ints else dt.float32
     wanted: DType = as_dtype(dtype) if dtype is not None else default
+    if any(isinstance(v, Dim) for v in (start, stop)):
+        if not ints or step < 0:
+            raise ShapeError(f"arange({start}, {stop}, {step}) has a size that is known only at the call",
+                             help="with a Dim start, stop and step are ints, the step positive")  # fmt: skip
+        count = iota((stop - start + step - 1) // step)  # type: ignore[arg-type]
+        first = cast(idx(start), dt.int64)  # type: ignore[arg-type]
+        value = alu(Op.ADD, alu(Op.MUL, cast(count, dt.int64), const(step, dt.int64)), first)
+        return made(cast(value, wanted))
     count = iota(max(0, math.ceil((stop - start) / step)))
     work = dt.float64 if wanted.is_float else dt.int64
     value = alu(Op.ADD, alu(Op.MUL, cast(count, work), const(step, work)), const(start, work))

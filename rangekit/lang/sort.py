@@ -9,6 +9,7 @@ from typing import Any
 
 from rangekit.errors import ShapeError
 from rangekit.ir import dtype as dt
+from rangekit.ir.dim import Dim
 from rangekit.ir.uop import new_range
 from rangekit.lang.creation import full
 from rangekit.lang.digits import places_by_digits, values_by_digits
@@ -58,4 +59,10 @@ def _along(x: Any, axis: int) -> Tensor:
     value = lift(x)
     if not value.shape:
         raise ShapeError("a value without axes is not sorted", help="sort an array, along one of its axes")
-    return moveaxis(value, axis, -1)
+    value = moveaxis(value, axis, -1)
+    if isinstance(value.shape[-1], Dim):
+        raise ShapeError(
+            f"the axis to be sorted has {value.shape[-1]} elements, which is known only at the call",
+            help="leave the Dim out of the annotation: then the kernel is compiled for each size",
+        )
+    return value
