@@ -68,6 +68,8 @@ def _sliced(x: Tensor, axis: int, cut: slice) -> Tensor:
 def _cut(x: Tensor, axis: int, cut: slice) -> Tensor:
     """A slice of an axis whose size is known only at the call: its ends are where the bounds decide."""
     size = x.shape[axis]
+    if cut == slice(None, None, -1):
+        return flip(x, axis=axis)
     if cut.step not in (None, 1):
         raise ShapeError(
             f"a step of {cut.step} along {size}, which is known only at the call", help="index with a Range: x[i * 2]"

@@ -133,6 +133,19 @@ def groups(x: rk.f32[N, 3], ends: rk.i64[M + 1]) -> Any:
     return rk.bufferize(rk.sum(x[r, c], r, where=inside), g, c)
 
 
+def sliced(x: rk.f32[N + 3]) -> Any:
+    return x[1:-1], x[::-1], x[2:], x[-1]
+
+
+def counted(x: rk.f32[N]) -> Any:
+    n = x.shape[0]
+    return x + rk.arange(n), rk.arange(2, 2 * n + 1, 3)
+
+
+def selected(x: rk.f32[N]) -> Any:
+    return rk.masked_select(x, x > 0)
+
+
 def of(*shape: int, dtype: str = "f4") -> Any:
     draw = np.random.default_rng(sum(shape))
     if dtype.startswith("i"):
@@ -186,6 +199,9 @@ CASES: list[Case] = [
     (edges, lambda n, m: (of(n, m),), lambda x: np.concatenate([x, x * 2])),
     (attention, lambda n, m: (of(2, n, 8), of(2, m, 8), of(2, m, 5)),
      lambda q, k, v: np_softmax(q @ k.swapaxes(1, 2)) @ v),
+    (sliced, lambda n, m: (of(n + 3),), lambda x: (x[1:-1], x[::-1], x[2:], x[-1])),
+    (counted, lambda n, m: (of(n),), lambda x: (x + np.arange(len(x)), np.arange(2, 2 * len(x) + 1, 3))),
+    (selected, lambda n, m: (of(n),), lambda x: (np.pad(x[x > 0], (0, (x <= 0).sum())), (x > 0).sum())),
     (groups, lambda n, m: (of(n, 3), some_ends(n, m)), np_groups),
 ]  # fmt: skip
 NAMES = [case[0].__name__ for case in CASES]
@@ -267,7 +283,7 @@ def test_a_shorter_range_reads_within_the_array() -> None:
 
 def test_every_access_over_bare_ranges_is_proved() -> None:
     for fn, inputs, _ in CASES:
-        if fn in (flat, folded, groups, counts, running):
+        if fn in (flat, folded, groups, counts, running, selected):
             continue
         for k in rk.kernel(fn).lower(*inputs(9, 9)).kernels:
             assert {p.status for p in k.proofs} <= {"proved"}, fn.__name__
