@@ -1,7 +1,7 @@
 """Break the compiler on purpose, one place at a time, and see whether the generated programs notice.
 
 ``python scripts/mutate.py`` plants each mutation in a copy of the package, runs only ``tests/test_properties.py``
-against it (``tests/lower/test_derive.py`` for the rules of single passes), and writes the table to
+against it (``tests/lower/test_derive.py`` for the rules of single passes, ``test_limits.py`` for bounds), and writes the table to
 ``docs/mutations.md``. A mutation that survives is a hole in the tests. Exit status 1 if any does.
 """
 
@@ -29,7 +29,6 @@ MUTATIONS = (
     ("canon: takes a range that is open in the body", "lower/canon.py", "taken = set(n.ranges)", "taken: set[UOp] = set()"),
     ("lanes: not given an accumulator each", "lower/linearize.py", "shape = tuple(r.extent for r in own)", "shape = tuple(1 for r in own)"),
     ("lanes: set to the identity once, not where the loop starts", "lower/linearize.py", "self.stack[-1].body.extend(Store(b, at, e) for b, e in zip(buffers, neutral, strict=True))", "self.root.body[:0] = [Store(b, at, e) for b, e in zip(buffers, neutral, strict=True)] if not own else []"),
-    ("linearize: reductions of different bounds share a loop", "lower/linearize.py", "level[n], bounds, held[n])", "level[n], held[n])"),
     ("linearize: a value goes to the outermost loop it uses", "lower/linearize.py", "for depth in range(len(self.stack) - 1, 0, -1):", "for depth in range(1, len(self.stack)):"),
     ("fuse: indices of an inlined buffer in reverse order", "lower/boundaries.py", "dict(zip(b.src[1:], index, strict=True))", "dict(zip(b.src[1:], index[::-1], strict=True))"),
     ("fuse: a shrunk buffer is filled with its own axes renamed too late", "lower/boundaries.py", "kept = substitute(inside, {b.src[1 + a]: uses[0].src[1 + a] for a in axes})", "at = {b.src[1 + a]: uses[0].src[1 + a] for a in axes}; kept = inside.replace(src=(substitute(inside.src[0], at), *inside.src[1:])) if rest else substitute(inside, at)"),
@@ -61,12 +60,19 @@ RULES = (
     ("derive: sums with and without where= share a pass", "lower/derive.py", "if w.where is found[0].where]", "]"),
     ("derive: what where(mask, s, -inf) masks is left out", "lower/derive.py", "if found[0].where is not None:", "if s.op is Op.WHERE:"),
     ("derive: where= is forgotten in the sums", "lower/derive.py", "blocks.where(condition, term, const(0.0, total))", "blocks.where(None, term, const(0.0, total))"),
-    ("derive: the last block runs past the end", "lower/derive.py", "self.ragged = j.extent % size != 0", "self.ragged = False"),
+    ("derive: the last block runs past the end", "lower/derive.py", "self.ragged = j.length % size != 0", "self.ragged = False"),
     ("derive: strict=True derives, too", "lower/pipeline.py", "return sink if options.strict else derive(", "return derive("),
-    ("derive: the means of blocks are not weighed by their sizes", "lower/derive.py", "alu(Op.DIV, count, total)\n", "const(0.5, dtype)\n"),
+    ("derive: the means of blocks are not weighed by their sizes", "lower/derive.py", "alu(Op.DIV, inside, total)\n", "const(0.5, dtype)\n"),
     ("derive: the gap between two means adds no square", "lower/derive.py", "alu(Op.ADD, alu(Op.ADD, squares, spread), between)", "alu(Op.ADD, squares, spread)"),
 )  # fmt: skip
-ASKED = ((MUTATIONS, "tests/test_properties.py"), (RULES, "tests/lower/test_derive.py"))
+BOUNDS = (
+    ("linearize: reductions of different bounds share a loop", "lower/linearize.py", "level[n], bounds, held[n])", "level[n], held[n])"),
+)  # fmt: skip
+ASKED = (
+    (MUTATIONS, "tests/test_properties.py"),
+    (BOUNDS, "tests/lower/test_limits.py"),
+    (RULES, "tests/lower/test_derive.py"),
+)
 
 
 def try_one(name: str, file: str, old: str, new: str, asked: str) -> str:
@@ -112,7 +118,9 @@ def main() -> int:
     if not wanted:
         lines = [f"| {name} | `{file}` | {answer} |" for name, file, answer in rows]
         head = "# Planted mutations\n\nWritten by `python scripts/mutate.py`: each row breaks one line of the compiler, and only\n"
-        head += "`tests/test_properties.py` is asked whether it notices, `tests/lower/test_derive.py` where a rule of derive is broken.\n\n| what is broken | where | what happened |\n| --- | --- | --- |\n"
+        head += "`tests/test_properties.py` is asked whether it notices, `tests/lower/test_derive.py` where a rule of derive is\n"
+        head += "broken, `tests/lower/test_limits.py` where loops have wrong bounds.\n\n"
+        head += "| what is broken | where | what happened |\n| --- | --- | --- |\n"
         total = f"\n{len(rows) - survived} of {len(rows)} caught.\n"
         (ROOT / "docs" / "mutations.md").write_text(head + "\n".join(lines) + "\n" + total)
     print(f"{len(rows) - survived} of {len(rows)} caught")
