@@ -57,6 +57,10 @@ class Zeros:
         """Zeros of an integer dtype."""
         return np.zeros(shape, dtype)
 
+    def permutation(self, n: int) -> Any:
+        """Zeros, float32."""
+        return np.zeros(n, np.float32)
+
     def coins(self, *shape: int) -> Any:
         """False everywhere."""
         return np.zeros(shape, bool)
