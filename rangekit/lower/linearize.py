@@ -9,42 +9,23 @@ accumulators (``place.lanes``). ``where=`` conditions on the reduced range becom
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass, field
-
 from rangekit.ir import dtype as dt
 from rangekit.ir.binding import substitute
-from rangekit.ir.nest import Access, Guard, Let, Loop, Nest, Print, PrintSite, Scratch, Stmt, Stop, Store, walk
+from rangekit.ir.nest import Access, Guard, Nest, Print, PrintSite, Scratch, Stmt, Store, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import reducer
-from rangekit.ir.spec import arity, binding, bound_ranges, combines
-from rangekit.ir.symbolic import simplify
+from rangekit.ir.spec import arity, bound_ranges, combines
 from rangekit.ir.target import Target
 from rangekit.ir.uop import UOp, alu, cast, idx, new_buffer, toposort
-from rangekit.lower.limits import Bounds, bounded, limits
-from rangekit.lower.loops import substitution
+from rangekit.lower.blocks import Emit
+from rangekit.lower.folded import Folds
+from rangekit.lower.limits import Bounds, limits
 from rangekit.lower.merge import merged, plain
 from rangekit.lower.place import lanes, levels
-from rangekit.lower.proof import conjuncts
 from rangekit.lower.sizes import dims, ground, grounded, held, named
-from rangekit.lower.tidy import MAX_TREE, tidy
+from rangekit.lower.tidy import tidy
 
-Emit = Generator[UOp, UOp, UOp]
 _ACCUMULATORS = {"add": "acc", "mul": "acc", "max": "hi", "min": "lo", "and": "every", "or": "some"}
-
-
-@dataclass(eq=False)
-class Block:
-    """One open loop: its range, its variable, the statements so far, and what is known in it."""
-
-    range: UOp | None
-    var: UOp | None
-    stores: frozenset[UOp]
-    body: list[Stmt] = field(default_factory=list)
-    memo: dict[UOp, UOp] = field(default_factory=dict)
-    accumulators: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
-    late: list[Stmt] = field(default_factory=list)  # the states of scans, handed on when the iteration is done
-    inside: dict[tuple[UOp, int, UOp | None], tuple[UOp, UOp]] = field(default_factory=dict)  # indices with their tests
 
 
 def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Target, strict: bool = False) -> Nest:
@@ -73,59 +54,23 @@ def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Targ
     )
 
 
-class _Linearize:
+class _Linearize(Folds):
     def __init__(self, kernel: UOp, target: Target, strict: bool, count: int, names: set[str],
                  sizes: dict[UOp, UOp]) -> None:  # fmt: skip
-        self.kernel, self.target, self.strict, self.count = kernel, target, strict, count
-        self.order = toposort(kernel)
-        self.consumers: dict[UOp, int] = {}
-        self.counted: set[UOp] = set()
-        self._count(kernel)
-        self.written = {s.src[0].src[0] for s in kernel.src if s.op is Op.STORE}
+        super().__init__(kernel, count, names, sizes)
+        self.target, self.strict = target, strict
         self.lanes = {n: lanes(n, target) for n in self.order if n.op is Op.REDUCE}
         self.groups: dict[object, list[UOp]] = {}
         self.limits: dict[UOp, tuple[dict[UOp, Bounds], tuple[UOp, ...]]] = {}
         self._group()
         self.under = {s: set(toposort(s)) for s in kernel.src} if len(kernel.src) > 1 else {}
-        self.sizes: dict[UOp, int] = {}
-        self.ranges_named: dict[UOp, str] = {}
-        self._name_ranges(names)
-        self.states: dict[int, tuple[tuple[UOp, ...], tuple[UOp, ...]]] = {}  # a fold's arrays, and its lanes
-        self.root = Block(None, None, frozenset(kernel.src), memo=dict(sizes))
-        self.sized = substitution(sizes)
-        self.stack = [self.root]
+        self.states = {}
         self.prints: list[PrintSite] = []
 
     def run(self) -> list[Stmt]:
         """Fill the nest from the stores down."""
         self._stores([(s, bound_ranges(s)) for s in self.kernel.src])
         return self.root.body
-
-    def _count(self, *roots: UOp) -> None:
-        """How often each node below is used; nodes that were counted before stay as they are."""
-        for n in toposort(*roots, into=lambda n: n not in self.counted):
-            if n not in self.counted:
-                self.counted.add(n)
-                for s in n.src:
-                    self.consumers[s] = self.consumers.get(s, 0) + 1
-
-    # ---- names -----------------------------------------------------------------------------------------------------
-
-    def _name_ranges(self, names: set[str]) -> None:
-        """User names first; hidden ranges get the next of i, j, k, ... in order of appearance."""
-        found = sorted({n for n in self.order if n.op is Op.RANGE}, key=lambda r: self.order.index(r))
-        loops = list(dict.fromkeys([*(r for s in self.kernel.src for r in bound_ranges(s)), *found]))
-        taken = {n.arg.name for n in self.order if n.op in (Op.PARAM, Op.BUFFER)}
-        taken |= {n.arg[3] for n in self.order if n.op is Op.STATE}
-        pool = (f"{c}{n or ''}" for n in range(10_000) for c in "ijklmn")
-        for r in sorted(loops, key=lambda r: r.arg.name is None):
-            base = r.arg.name
-            if base is None:
-                base = next(p for p in pool if p not in taken and p not in names)
-            while base in taken:
-                base += "_"
-            taken.add(base)
-            self.ranges_named[r] = base
 
     # ---- groups of reductions --------------------------------------------------------------------------------------
 
@@ -145,36 +90,6 @@ class _Linearize:
                 key = (ranges, n.ranges - set(self.lanes[n]), level[n], bounds, held[n])
                 self.groups.setdefault(key, []).append(n)
         self.group_of = {n: members for members in self.groups.values() for n in members}
-
-    # ---- blocks ----------------------------------------------------------------------------------------------------
-
-    def _push(self, r: UOp, stores: frozenset[UOp]) -> Block:
-        block = Block(r, UOp(Op.VAR, dt.index, (), ("range", self._number(), self.ranges_named[r])), stores)
-        self.stack.append(block)
-        return block
-
-    def _number(self) -> int:
-        self.count += 1
-        return self.count
-
-    def _pop(self, lo: UOp, hi: UOp) -> None:
-        block = self.stack.pop()
-        assert block.var is not None and block.range is not None
-        self.stack[-1].body.append(Loop(block.var, block.range, lo, hi, (*block.body, *block.late)))
-
-    def _home(self, ranges: frozenset[UOp]) -> int:
-        for depth in range(len(self.stack) - 1, 0, -1):
-            if self.stack[depth].range in ranges:
-                return depth
-        return 0
-
-    def _loop_over(self, ranges: tuple[UOp, ...], stores: frozenset[UOp]) -> None:
-        for r in ranges:
-            self._push(r, stores)
-
-    def _close(self, ranges: tuple[UOp, ...]) -> None:
-        for r in reversed(ranges):
-            self._pop(idx(0), self.sized(r.size))
 
     # ---- stores ----------------------------------------------------------------------------------------------------
 
@@ -218,15 +133,6 @@ class _Linearize:
         depth = self._home(n.ranges)
         ok = self._let("ok", alu(Op.EQ, other, value), depth)
         self.stack[depth].body.append(Guard(ok, n.arg, 0, value, other))
-
-    def _once(self, i: UOp) -> UOp:
-        """An index that is used twice: one that is long or read from memory gets a name."""
-        if i.op is Op.WHERE and i.src[2].op is Op.INVALID:
-            return i.replace(src=(i.src[0], self._once(i.src[1]), i.src[2]))
-        plain = i.op in (Op.VAR, Op.CONST) or (
-            self.sizes.get(i, 0) <= 4 and all(n.op is not Op.INDEX for n in toposort(i))
-        )
-        return i if plain else self._let("at", i, len(self.stack) - 1)
 
     # ---- expressions -----------------------------------------------------------------------------------------------
 
@@ -301,76 +207,6 @@ class _Linearize:
         value = self._bind(n, value, depth)
         self.stack[depth].memo[n] = value
         return value
-
-    def _bind(self, n: UOp, value: UOp, depth: int) -> UOp:
-        """The value itself, or a name for it where it is used again, hoisted, long, or may change."""
-        size = 1 + sum(self.sizes.get(s, 0) for s in value.src)
-        self.sizes[value] = size
-        if n.op in (Op.GUARD,) or (n.op is Op.WHERE and n.src[2].op is Op.INVALID):
-            return value
-        again = self.consumers.get(n, 0) > 1
-        index = n.dtype is dt.index
-        hoisted = depth < len(self.stack) - 1
-        changes = n.op is Op.INDEX and (n.src[0] in self.written or n.src[0].op is Op.STATE)
-        plain_index = index and size <= 4
-        if changes or size > MAX_TREE or ((again or hoisted) and not plain_index):
-            return self._let(_hint(n), value, depth)
-        return value
-
-    def _let(self, hint: str, value: UOp, depth: int) -> UOp:
-        var = UOp(Op.VAR, value.dtype, (), ("let", self._number(), hint))
-        self.stack[depth].body.append(Let(var, value))
-        self.sizes[var] = 0
-        return var
-
-    def _gated(self, buffer: UOp, index: tuple[UOp, ...], depth: int | None = None) -> tuple[UOp, tuple[UOp, ...]]:
-        """The access with its gates on the first index and its guards as statements before it."""
-        here = len(self.stack) - 1 if depth is None else depth
-        gates: list[UOp] = []
-        plain: list[UOp] = []
-        tests: list[tuple[UOp, tuple[int, int, int], int]] = []
-        for i in index:
-            guard = None
-            while i.op is Op.GUARD or (i.op is Op.WHERE and i.src[2].op is Op.INVALID):
-                if i.op is Op.GUARD:
-                    guard = i.arg
-                    i = i.src[0]
-                else:
-                    if i.src[0] not in gates:
-                        gates.append(i.src[0])
-                    i = i.src[1]
-            if guard is not None:
-                tests.append((i, guard, len(plain)))
-            plain.append(i)
-        if not gates and not tests:
-            return buffer, index
-        gate: UOp | None = None
-        for g in gates:
-            gate = g if gate is None else alu(Op.AND, gate, g)
-        known = self.stack[here].inside
-        for i, (access, axis, size), place in tests:
-            key = i, size, gate
-            if key not in known:
-                at = i if i.op in (Op.VAR, Op.CONST) else self._let("at", i, here)
-                ok = self._let("ok", alu(Op.AND, alu(Op.LE, idx(0), at), alu(Op.LT, at, self.sized(idx(size)))), here)
-                quiet = ok if gate is None else alu(Op.OR, alu(Op.NOT, gate), ok)
-                self.stack[here].body.append(Guard(quiet, access, axis, at))
-                known[key] = at, ok
-            plain[place], inside = known[key]
-            gate = inside if gate is None else alu(Op.AND, gate, inside)
-        assert gate is not None
-        if not plain:
-            return buffer, ()
-        first = UOp(Op.WHERE, dt.index, (gate, plain[0], UOp(Op.INVALID, dt.index)))
-        return buffer, (first, *plain[1:])
-
-    def _contract(self, n: UOp, src: list[UOp], depth: int) -> UOp:
-        x, lo, hi = src
-        x = x if x.op in (Op.VAR, Op.CONST) else self._let("x", x, depth)
-        ok = self._let("ok", alu(Op.AND, alu(Op.LE, lo, x), alu(Op.LT, x, hi)), depth)
-        access, axis = n.arg
-        self.stack[depth].body.append(Guard(ok, access, axis, cast(x, dt.int64)))
-        return alu(Op.WHERE, ok, x, lo)
 
     # ---- reductions and scratch ------------------------------------------------------------------------------------
 
@@ -462,131 +298,6 @@ class _Linearize:
         body.extend(Store(buffer, at, v, m.arg, v) for buffer, v in zip(buffers, after, strict=True))
         return m
 
-    # ---- folds and scans -------------------------------------------------------------------------------------------
-
-    def _folded(self, n: UOp) -> Emit:
-        """The array or register that holds a fold's state after its loop, the loop emitted if it is not yet there."""
-        fold, which = (n.src[0], n.arg) if n.op is Op.GET else (n, 0)
-        home = self._home(fold.ranges)
-        block = self.stack[home]
-        if fold not in block.accumulators:
-            inner, self.stack = self.stack[home + 1 :], self.stack[: home + 1]
-            count = fold.arg[1]
-            buffers = yield from self._first(fold, ())
-            self._push(fold.src[-1], block.stores)
-            outer = self.states.get(fold.arg[0])
-            self.states[fold.arg[0]] = (buffers, ())
-            stop = _stopping(fold)
-            if stop is not None:
-                when = yield stop
-                self.stack[-1].body.append(Stop(when))
-            yield from self._next(fold, fold.src[count : 2 * count], buffers, ())
-            self._pop(idx(0), self.sized(fold.src[-1].size))
-            if outer is not None:
-                self.states[fold.arg[0]] = outer
-            block.accumulators[fold] = buffers
-            self.stack += inner
-        return block.accumulators[fold][which]
-
-    def _held(self, state: UOp) -> tuple[UOp, ...]:
-        """The array that holds a state, and the variables of its lanes."""
-        buffers, lanes = self.states[state.arg[0]]
-        return (buffers[state.arg[1]], *self._variables(lanes))
-
-    def _first(self, fold: UOp, lanes: tuple[UOp, ...]) -> Generator[UOp, UOp, tuple[UOp, ...]]:
-        """The states of a fold or scan, set to its first ones in the innermost block."""
-        names = {m.arg[1]: m.arg[3] for m in toposort(*fold.src) if m.op is Op.STATE and m.arg[0] == fold.arg[0]}
-        block, buffers = self.stack[-1], []
-        for k, init in enumerate(fold.src[: fold.arg[1]]):
-            shape = tuple(r.extent for r in lanes) + init.shape
-            buffers.append(new_buffer(init.dtype, shape, names.get(k, "state"), "local" if shape else "register"))
-            block.body.append(Scratch(buffers[-1]))
-        for buffer, init in zip(buffers, fold.src[: fold.arg[1]], strict=True):
-            axes, element = (init.src[1:], init.src[0]) if init.shape else ((), init)
-            self._loop_over((*lanes, *axes), block.stores)
-            value = yield element
-            self.stack[-1].body.append(Store(buffer, self._variables((*lanes, *axes)), value))
-            self._close((*lanes, *axes))
-        return tuple(buffers)
-
-    def _next(
-        self, fold: UOp, news: tuple[UOp, ...], buffers: tuple[UOp, ...], lanes: tuple[UOp, ...]
-    ) -> Generator[UOp, UOp, None]:
-        """The next states computed from the old ones, which stay readable until the block's ``late`` statements run.
-
-        An array whose elements depend on no other of its own, and no other state on them, is replaced in place, and of
-        it only what changes.
-        """
-        depth = len(self.stack) - 1
-        at = self._variables(lanes)
-        late = self.stack[depth].late
-        in_place = _own_places(fold, news)
-        waiting = []
-        for buffer, new in zip(buffers, news, strict=True):
-            if new in in_place:
-                waiting.append((buffer, new))
-                continue
-            if new.shape:
-                fresh = new_buffer(new.dtype, new.shape, buffer.arg.name + "_next", "local")
-                self.stack[-1].body.append(Scratch(fresh))
-                axes = new.src[1:]
-                self._loop_over(axes, self.stack[-1].stores)
-                value = yield new.src[0]
-                self.stack[-1].body.append(Store(fresh, self._variables(axes), value))
-                self._close(axes)
-                self._loop_over(axes, self.stack[-1].stores)
-                inside = self._variables(axes)
-                self.stack[-1].body.append(Store(buffer, (*at, *inside), UOp(Op.INDEX, new.dtype, (fresh, *inside))))
-                copy = self._taken(axes)
-                late.append(copy)
-                continue
-            value = yield new
-            if value.op not in (Op.VAR, Op.CONST):
-                value = self._let("new", value, depth)
-                self.stack[depth].memo[new] = value
-            late.append(Store(buffer, at, value, joins=fold.arg[2]))
-        for number, (buffer, new) in enumerate(waiting):
-            axes = new.src[1:]
-            within, element = _changing(new, (fold.arg[0], buffers.index(buffer)))
-            ends = []
-            for r in axes:
-                lo, hi = within.get(r, (None, None))
-                ends.append(((yield idx(0) if lo is None else lo), (yield self.sized(r.size) if hi is None else hi)))
-            self._loop_over(axes, self.stack[-1].stores)
-            value = yield element
-            self.stack[-1].body.append(Store(buffer, (*at, *self._variables(axes)), value))
-            for end in reversed(ends):
-                self._pop(*end)
-            late.insert(number, self.stack[-1].body.pop())  # before the others change
-
-    def _taken(self, axes: tuple[UOp, ...]) -> Stmt:
-        """The loop that is open over ``axes``, closed and taken out of the block it would have joined."""
-        self._close(axes)
-        return self.stack[-1].body.pop()
-
-    def _advance(self, n: UOp) -> Generator[UOp, UOp, None]:
-        """The scan read by ``n`` carried one iteration further, in the loop that stands at it."""
-        scan, r = n.src
-        count = scan.arg[1]
-        at = next(d for d in range(len(self.stack) - 1, 0, -1) if self.stack[d].range is r)
-        key = UOp(Op.FOLD, scan.src[0].dtype, (*scan.src[: 2 * count], scan.src[-1]), scan.arg)
-        block = self.stack[at]
-        if key in block.accumulators:
-            return
-        here = self._home(key.ranges | {r})
-        lanes = tuple(b.range for b in self.stack[at + 1 : here + 1] if b.range is not None)
-        assert key.ranges.issuperset(lanes), "a loop between a scan's own runs its step again"
-        deeper, self.stack = self.stack[at:], self.stack[:at]
-        buffers = yield from self._first(key, lanes)
-        self.stack += deeper
-        block.accumulators[key] = buffers
-        inner, self.stack = self.stack[here + 1 :], self.stack[: here + 1]
-        self.states[scan.arg[0]] = (buffers, lanes)
-        news = substitute(scan.src[count : 2 * count], {scan.src[-1]: r})
-        self._count(*news)
-        yield from self._next(key, news, buffers, lanes)
-        self.stack += inner
-
     def _scratch(self, b: UOp) -> Emit:
         """The scratch array of a BUFFERIZE inside the kernel, filled in the innermost loop of its open ranges."""
         home = self._home(b.ranges)
@@ -604,73 +315,6 @@ class _Linearize:
         block.memo[b] = buffer
         self.stack += inner
         return buffer
-
-    def _variables(self, ranges: tuple[UOp, ...]) -> tuple[UOp, ...]:
-        """The innermost loop variable of each range."""
-        found = (self.stack[self._home(frozenset((r,)))].var for r in ranges)
-        return tuple(v for v in found if v is not None)
-
-
-def _stopping(fold: UOp) -> UOp | None:
-    """The state after which, once it is true, a fold changes none of its states."""
-    count = fold.arg[1]
-    news = fold.src[count : 2 * count]
-    elements = [n.src[0] if n.shape else n for n in news]
-    for new in elements:
-        for stop in new.src if new.op is Op.OR and new.dtype is dt.bool_ else ():
-            if stop.op is Op.STATE and stop.arg[:2] == (fold.arg[0], elements.index(new)) and all(
-                e is new or (e.op is Op.WHERE and e.src[0] is stop and _own_state(e.src[1]) == (fold.arg[0], k)
-                             and (not n.shape or e.src[1].src[1:] == n.src[1:]))
-                for k, (e, n) in enumerate(zip(elements, news, strict=True))
-            ):  # fmt: skip
-                return stop
-    return None
-
-
-def _own_state(n: UOp) -> tuple[int, int] | None:
-    state = n.src[0] if n.op is Op.INDEX else n
-    return state.arg[:2] if state.op is Op.STATE else None
-
-
-def _own_places(fold: UOp, news: tuple[UOp, ...]) -> set[UOp]:
-    """The shaped states of which no element depends on others of its own but those read before any changes, and no
-    other state on them.
-    """
-    out = set()
-    for k, new in enumerate(news):
-        if not new.shape:
-            continue
-        inside = toposort(new.src[0])
-        own = set(new.src[1:])
-        hidden = set(toposort(*(m for m in inside if (at := binding(m)) and own & set(m.src[at[1] :]))))
-        elsewhere = set(toposort(*(n for n in news if n is not new)))
-        reads = [m for m in inside for s in m.src if s.op is Op.STATE and s.arg[:2] == (fold.arg[0], k)]
-        outside = [m for m in elsewhere if m.op is Op.STATE and m.arg[:2] == (fold.arg[0], k)]
-        if not outside and all(
-            m.op is Op.INDEX and m not in hidden and (m.src[1:] == new.src[1:] or own.isdisjoint(m.ranges))
-            for m in reads
-        ):
-            out.add(new)
-    return out
-
-
-def _changing(new: UOp, own: tuple[int, int]) -> tuple[dict[UOp, Bounds], UOp]:
-    """Where the elements of a state may change, as bounds of its axes, and what they become there."""
-    element, axes = new.src[0], new.src[1:]
-    if element.op is not Op.WHERE:
-        return {}, element
-    c, *values = element.src
-    kept = [v.op is Op.INDEX and v.src[1:] == axes and _own_state(v) == own for v in values]
-    if kept[0] is kept[1]:
-        return {}, element
-    found, rest = bounded(conjuncts(simplify(alu(Op.NOT, c)) if kept[0] else c), axes)
-    ends = [e for pair in found.values() for e in pair if e is not None]
-    if not found or any(not e.ranges.isdisjoint(axes) for e in ends):
-        return {}, element
-    value = values[kept[0]]
-    for test in rest:
-        value = alu(Op.WHERE, test, value, values[kept[1]])
-    return found, value
 
 
 def _added(name: str, old: UOp, value: UOp, strict: bool) -> UOp:
@@ -694,12 +338,3 @@ def _products(n: UOp) -> list[tuple[UOp, UOp]] | None:
     if left is None or right is None:
         return None
     return left + (right if n.op is Op.ADD else [(alu(Op.NEG, x), y) for x, y in right])
-
-
-def _hint(n: UOp) -> str:
-    if n.op is Op.INDEX:
-        name = n.src[0].arg[3] if n.src[0].op is Op.STATE else getattr(n.src[0].arg, "name", None) or "tile"
-        return f"{name}_"  # the element read; the array keeps its own name
-    if n.op is Op.EXP:
-        return "e"
-    return {"x": "at", "b": "c"}.get(n.dtype.kind, "v")
