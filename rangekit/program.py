@@ -99,12 +99,12 @@ class Program:
             else:
                 launch(buffers, fault)
             if fault[0]:
-                self.fail(number, int(fault[0]), int(fault[1]), int(fault[2]))
+                self.fail(number, *map(int, fault))
         for p in self.overwritten.intersection(self.odd):
             np.copyto(self.captured[p], memory[p])
         return [arguments[p.arg.slot] if p.op is Op.PARAM else memory[p] for p in self.lowered.outputs]
 
-    def fail(self, launch: int, place: int, axis: int, value: int) -> None:
+    def fail(self, launch: int, place: int, axis: int, value: int, number: int) -> None:
         """Raise what the words of a launch's fault say."""
         access = self.launches[launch][0].accesses[place - 1]
         if access.by == "unique":
@@ -114,15 +114,17 @@ class Program:
                 help='combine what meets: op="add", "max" or "min", or mend the index',
                 at=access.at,
             )
+        when = _iteration(access.ranges, number) if access.ranges and number >= 0 else ""
+        when = f", when {when}" if when else ""
         if access.by == "contract":
             raise BoundsError(
-                f"{access.access}: the value {value} of {access.array} breaks its contract",
+                f"{access.access}: the value {value} of {access.array} breaks its contract{when}",
                 help="promise less, in_range(lo, hi) with wider ends, or mend the data",
                 at=access.at,
             )
         elements = f"{access.size} element{'s' if access.size != 1 else ''}"
         raise BoundsError(
-            f"{access.access}: index {value} of axis {axis} of {access.array}, which has {elements}",
+            f"{access.access}: index {value} of axis {axis} of {access.array}, which has {elements}{when}",
             help=f"clip the index, rk.clip(i, 0, {access.size - 1}), or guard it with rk.where; "
             "only constant negative indices wrap",
             at=access.at,

@@ -18,7 +18,7 @@ from rangekit.ir.target import Target
 Array = np.ndarray[Any, np.dtype[Any]]
 Printer = Callable[[int, tuple[int, ...], Any], None]  # (Print.number, the indices, the value)
 
-FAULT_WORDS = 4  # (access + 1, axis or other, value, unused): what a Guard that fails writes; all 0 while none did
+FAULT_WORDS = 4  # (access + 1, axis or other, value, iteration): what a Guard that fails writes; all 0 while none did
 
 
 class Launch(Protocol):

@@ -129,7 +129,8 @@ class _Run:
             elif isinstance(s, Guard):
                 if not self.value(s.ok) and not self.fault[0]:
                     other = s.axis if s.other is None else self.value(s.other)
-                    self.fault[:3] = s.access + 1, other, self.value(s.value)
+                    number = -1 if s.number is None else self.value(s.number)
+                    self.fault[:] = s.access + 1, other, self.value(s.value), number
             elif isinstance(s, Print) and self.value(s.when) and self.printer is not None:
                 self.printer(s.number, tuple(self.value(i) for i in s.indices), self.value(s.value))
             elif isinstance(s, Stop) and self.value(s.when):

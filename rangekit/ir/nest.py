@@ -78,9 +78,10 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Guard:
-    """Unless ``ok``, record (access, axis, value) in the launch's fault, keeping the first; go on either way.
+    """Unless ``ok``, record (access, axis, value, number) in the launch's fault, keeping the first; go on either way.
 
     ``other`` is recorded in place of the axis where there is one: of two values, that should have been equal.
+    ``number`` tells the iteration, row by row over the ranges of the access; -1 is recorded where there is none.
     """
 
     ok: UOp
@@ -88,6 +89,7 @@ class Guard:
     axis: int
     value: UOp
     other: UOp | None = None
+    number: UOp | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Access:
     ``status`` is "proved", "assumed" (by a contract the user gave) or "guarded" (tested at run time); ``by`` says
     how: "interval", "symbolic", "z3", "contract", "unique" or None. ``line`` is the user's line number, None where it
     is unknown.
-    ``ranges`` (name, extent) are those of "unique", whose iterations are numbered row by row.
+    ``ranges`` (name, extent) are those whose iterations are numbered row by row, where a test at run time fails.
     """
 
     access: str
@@ -187,7 +189,7 @@ def operands(stmt: Stmt) -> tuple[UOp, ...]:
     if isinstance(stmt, Stop):
         return (stmt.when,)
     if isinstance(stmt, Guard):
-        return (stmt.ok, stmt.value) if stmt.other is None else (stmt.ok, stmt.value, stmt.other)
+        return tuple(n for n in (stmt.ok, stmt.value, stmt.other, stmt.number) if n is not None)
     if isinstance(stmt, Print):
         return (*stmt.indices, stmt.value, stmt.when)
     return ()

@@ -6,10 +6,12 @@ is closed, so that what its body hoisted stands before it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from rangekit.ir import dtype as dt
+from rangekit.ir.affine import affine, total
 from rangekit.ir.nest import Guard, Let, Loop, Stmt
 from rangekit.ir.ops import Op
 from rangekit.ir.spec import bound_ranges
@@ -50,6 +52,7 @@ class Blocks:
         self.root = Block(None, None, frozenset(kernel.src), memo=dict(sizes))
         self.sized = substitution(sizes)
         self.stack = [self.root]
+        self.numbered: dict[int, tuple[tuple[str | None, int], ...]] = {}  # of an access: the loops around its tests
 
     def _count(self, *roots: UOp) -> None:
         """How often each node below is used; nodes that were counted before stay as they are."""
@@ -175,7 +178,7 @@ class Blocks:
                 at = i if i.op in (Op.VAR, Op.CONST) else self._let("at", i, here)
                 ok = self._let("ok", alu(Op.AND, alu(Op.LE, idx(0), at), alu(Op.LT, at, self.sized(idx(size)))), here)
                 quiet = ok if gate is None else alu(Op.OR, alu(Op.NOT, gate), ok)
-                self.stack[here].body.append(Guard(quiet, access, axis, at))
+                self.stack[here].body.append(Guard(quiet, access, axis, at, number=self._iteration(access, here)))
                 known[key] = at, ok
             plain[place], inside = known[key]
             gate = inside if gate is None else alu(Op.AND, gate, inside)
@@ -185,12 +188,25 @@ class Blocks:
         first = UOp(Op.WHERE, dt.index, (gate, plain[0], UOp(Op.INVALID, dt.index)))
         return buffer, (first, *plain[1:])
 
+    def _iteration(self, access: int, depth: int) -> UOp | None:
+        """The number of an iteration of the loops around a test, row by row; None where another test has others."""
+        loops = [b for b in self.stack[1 : depth + 1] if b.range is not None and b.var is not None]
+        ranges = tuple((self.ranges_named[b.range], b.range.extent) for b in loops if b.range is not None)
+        if self.numbered.setdefault(access, ranges) != ranges or math.prod(n for _, n in ranges) > dt.int64.max:
+            return None
+        number = idx(0)
+        for b in loops:
+            assert b.range is not None and b.var is not None
+            number = alu(Op.ADD, alu(Op.MUL, number, idx(b.range.extent)), b.var)
+        return total(affine(number))
+
     def _contract(self, n: UOp, src: list[UOp], depth: int) -> UOp:
         x, lo, hi = src
         x = x if x.op in (Op.VAR, Op.CONST) else self._let("x", x, depth)
         ok = self._let("ok", alu(Op.AND, alu(Op.LE, lo, x), alu(Op.LT, x, hi)), depth)
         access, axis = n.arg
-        self.stack[depth].body.append(Guard(ok, access, axis, cast(x, dt.int64)))
+        number = self._iteration(access, depth)
+        self.stack[depth].body.append(Guard(ok, access, axis, cast(x, dt.int64), number=number))
         return alu(Op.WHERE, ok, x, lo)
 
 

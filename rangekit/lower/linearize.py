@@ -9,6 +9,8 @@ accumulators (``place.lanes``). ``where=`` conditions on the reduced range becom
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rangekit.ir import dtype as dt
 from rangekit.ir.binding import substitute
 from rangekit.ir.nest import Access, Guard, Nest, Print, PrintSite, Scratch, Stmt, Store, walk
@@ -44,6 +46,10 @@ def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Targ
         prints += work.prints
         names |= set(work.ranges_named.values())
         count = work.count
+        accesses = tuple(
+            replace(a, ranges=work.numbered[n]) if n in work.numbered and not a.ranges else a
+            for n, a in enumerate(accesses)
+        )
     body = list(grounded(tuple(body), sizes))
     params = tuple(ground(n) for n in toposort(kernel) if n.op in (Op.PARAM, Op.BUFFER)) + tuple(held(brought))
     written = {s.buffer for s in walk(tuple(body)) if isinstance(s, Store)}

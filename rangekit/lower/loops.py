@@ -102,7 +102,8 @@ def rebuilt(s: Stmt, fn: Callable[[UOp], UOp]) -> Stmt:
     if isinstance(s, Stop):
         return Stop(fn(s.when))
     if isinstance(s, Guard):
-        return replace(s, ok=fn(s.ok), value=fn(s.value), other=None if s.other is None else fn(s.other))
+        other, number = (None if n is None else fn(n) for n in (s.other, s.number))
+        return replace(s, ok=fn(s.ok), value=fn(s.value), other=other, number=number)
     return Print(s.number, tuple(map(fn, s.indices)), fn(s.value), fn(s.when))
 
 

@@ -161,7 +161,7 @@ class Session:
                 note = "checked against the default: as written it takes too long"
                 _, fault, nan = self.bench.reference(task, text, self.seconds, self.end)
             if fault[0] and not random:
-                self.program.fail(number, fault[0], fault[1], fault[2])
+                self.program.fail(number, *fault[:4])
             if random and (fault[0] or nan):
                 return False
             self._add(plain, nest, task, text, note)

@@ -55,7 +55,7 @@ class Start:
 class Plan:
     """What a call of one signature does. ``results`` are places; a lone one is returned bare if ``bare``.
 
-    ``raiser(launch, word, word, word)`` raises what a fault means. ``long``: let other threads run meanwhile.
+    ``raiser(launch, word, word, word, word)`` raises what a fault means. ``long``: let other threads run meanwhile.
     """
 
     arguments: tuple[Value, ...]
@@ -63,7 +63,7 @@ class Plan:
     starts: tuple[Start, ...]
     results: tuple[int, ...]
     bare: bool
-    raiser: Callable[[int, int, int, int], None]
+    raiser: Callable[[int, int, int, int, int], None]
     long: bool = False
     keep: tuple[Any, ...] = field(default=(), repr=False)  # what owns the code
 

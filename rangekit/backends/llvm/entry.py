@@ -84,15 +84,15 @@ kept:
   %place = getelementptr ptr, ptr %boxes, i64 %i
   store ptr %o, ptr %place
   %i1 = add i64 %i, 1
-  %more = icmp slt i64 %i1, 4
+  %more = icmp slt i64 %i1, 5
   br i1 %more, label %next, label %call
 call:
   %raiser = word ptr %record RAISER
   %vectorcall = word ptr @table AVECTOR
-  %answer = call ptr %vectorcall(ptr %raiser, ptr %boxes, i64 4, ptr null)
+  %answer = call ptr %vectorcall(ptr %raiser, ptr %boxes, i64 5, ptr null)
   br label %clean
 clean:
-  %count = phi i64 [ %i, %boxing ], [ 4, %call ]
+  %count = phi i64 [ %i, %boxing ], [ 5, %call ]
   call void @drop(ptr %boxes, i64 %count)
   ret void
 }}

@@ -346,10 +346,12 @@ class _Function(Loops):
     def _guard(self, s: Guard) -> None:
         ok, value = self.value(s.ok), self.value(cast(s.value, dt.int64))
         other = Value(dt.int64, (str(s.axis),)) if s.other is None else self.value(cast(s.other, dt.int64))
+        number = Value(dt.int64, ("-1",)) if s.number is None else self.value(cast(s.number, dt.int64))
         mask = self.active
         for inside in self.masks.values():
             mask = self.both(mask, self.projected(inside))
         axes = self.axes(ok, value, other, mask)
+        any_lane = dict.fromkeys(number.axes, 0)  # of what one test stands for, the first
         wide = max((lane.width for lane in axes), default=1)
         for position in self.positions(axes):
             holds, at, beside = self.item(ok, position, wide), self.item(value, position, wide), other.at(position)
@@ -361,6 +363,7 @@ class _Function(Loops):
             if wide > 1:
                 bits = self.make(f"bitcast {flag} {fails} to i{wide}", "bits")
                 fails = self.make(f"icmp ne i{wide} {bits}, 0", "fails")
+            which = number.at({**any_lane, **position})
             bad, first, after = self.label("bad"), self.label("first"), self.label("after")
             good = self.make(f"xor i1 {fails}, true", "good")
             self.line(f"br i1 {good}, label %{after}, label %{bad}, !prof !0")
@@ -371,11 +374,14 @@ class _Function(Loops):
                 at = self.make(f"extractelement <{wide} x i64> {at}, i{wide} {lane}", "at")
                 if other.wide > 1:
                     beside = self.make(f"extractelement <{wide} x i64> {beside}, i{wide} {lane}", "other")
+            if number.wide > 1:
+                chosen = f"i{wide} {lane}" if number.wide == wide else "i32 0"
+                which = self.make(f"extractelement <{number.wide} x i64> {which}, {chosen}", "which")
             won = self.make(f"cmpxchg ptr %fault, i64 0, i64 {s.access + 1} acq_rel monotonic", "won")
             fresh = self.make(f"extractvalue {{ i64, i1 }} {won}, 1", "fresh")
             self.line(f"br i1 {fresh}, label %{first}, label %{after}")
             self.lines.append(f"{first}:")
-            for place, word in ((1, beside), (2, at)):
+            for place, word in ((1, beside), (2, at), (3, which)):
                 pointer = self.make(f"getelementptr i64, ptr %fault, i64 {place}", "p")
                 self.line(f"store i64 {word}, ptr {pointer}")
             self.line(f"br label %{after}")

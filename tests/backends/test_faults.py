@@ -1,0 +1,59 @@
+"""The iteration of a fault, under any schedule: it is one in which the access fails, and its value is the one told."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rangekit as rk
+from rangekit.errors import BoundsError, ScheduleError
+from rangekit.ir.target import CPU
+from rangekit.lower.schedule import scheduled
+from tests.lower.test_schedule import random_schedule
+
+
+def gathered(x: Any, ids: Any) -> Any:
+    b, d = rk.Range(ids.shape[0], "b"), rk.Range(x.shape[1], "d")
+    return rk.bufferize(x[ids[b], d], b, d)
+
+
+def two(x: Any, ids: Any) -> Any:
+    b, c = rk.Range(ids.shape[0], "b"), rk.Range(5, "c")
+    return rk.bufferize(rk.sum(x[(ids[b] + c).in_range(0, x.shape[0]), 0], c), b)
+
+
+def summed(x: Any, ids: Any) -> Any:
+    b = rk.Range(ids.shape[0], "b")
+    return rk.sum(x[ids[b], 3], b)
+
+
+@pytest.mark.parametrize("fn", [gathered, two, summed])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_iteration_is_one_that_fails(fn: Any, seed: int) -> None:
+    draw = random.Random(seed)
+    x = np.zeros((50, 37), "f4")
+    ids = np.arange(203) % 40
+    wrong = draw.sample(range(203), 1 + seed % 2)
+    ids[wrong] = 90
+    kernel = rk.kernel(fn)
+    if seed:
+        for nest in kernel.lower(x, ids)._program.lowered.plain:
+            steps = random_schedule(draw, nest)
+            try:
+                scheduled(nest, steps, CPU)
+            except ScheduleError:
+                continue
+            kernel = kernel.schedule(*steps, kernel=nest.name)
+    for made in (kernel, rk.kernel(fn, device="python")):
+        for _ in range(4):  # the last calls by the native entry
+            with pytest.raises(BoundsError) as caught:
+                made(x, ids)
+            found = re.search(r"(?:index|value) (\d+) .* when b = (\d+)(?:, c = (\d+))?", caught.value.message)
+            assert found, caught.value.message
+            value, b, c = (int(n) if n else 0 for n in found.groups())
+            assert b in wrong
+            assert value == 90 + c
