@@ -69,7 +69,7 @@ def page(found: Watcher) -> str:
     return f"""# How accesses are proved
 
 Made by `make proofs`: every program that the test suite compiles, each counted once, and every access in them whose
-index is not a bare range. "guard" stands for data that decides, and for tests that ask for it.
+index is not a bare range. "guard" and "contract" stand for data that decides, in programs that are about just that.
 
 | by | accesses | share |
 | --- | ---: | ---: |
