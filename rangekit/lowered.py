@@ -13,12 +13,16 @@ from rangekit.ir.text import dump
 from rangekit.ir.uop import UOp
 from rangekit.lower.cost import Counts, counts, touched_bytes
 from rangekit.lower.schedule import Schedule
+from rangekit.lower.sizes import dim_of, whole
 from rangekit.program import Program
 
 
 @dataclass(frozen=True)
 class BufferInfo:
-    """One array a kernel uses. ``size`` in elements; ``memory`` is "global", "local" or "register"."""
+    """One array a kernel uses. ``size`` in elements; ``memory`` is "global", "local" or "register".
+
+    Sizes known only at the call are Dims in ``shape``; ``size`` and ``nbytes`` are then the greatest there may be.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -65,7 +69,7 @@ class KernelInfo:
     def buffers(self) -> tuple[BufferInfo, ...]:
         """Inputs, results and scratch."""
         made = [s.buffer for s in walk(self.nest.body) if isinstance(s, Scratch)]
-        return tuple(_info(b) for b in (*self.nest.params, *made))
+        return tuple(_info(b) for b in (*self.nest.params, *made) if dim_of(b) is None)
 
     @property
     def proofs(self) -> tuple[Access, ...]:
@@ -79,7 +83,7 @@ class KernelInfo:
 def _info(b: UOp) -> BufferInfo:
     size = math.prod(b.shape)
     memory = getattr(b.arg, "memory", "global")
-    return BufferInfo(b.arg.name, b.shape, b.dtype.name, size, size * b.dtype.itemsize, memory)
+    return BufferInfo(b.arg.name, whole(b).shape, b.dtype.name, size, size * b.dtype.itemsize, memory)
 
 
 class Lowering:

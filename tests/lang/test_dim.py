@@ -404,3 +404,9 @@ def test_single_passes_over_sizes_of_any_length(fn: Callable[..., Any], like: st
             args = inputs(n, m)
             same(kernel(*args), oracle(*wide(args)))
         assert "derived: " in kernel.lower(*args).explain()
+
+
+def test_buffers_have_the_shapes_of_the_program() -> None:
+    (kernel,) = rk.kernel(softmax).lower(of(3, 4)).kernels
+    assert [(b.name, b.shape) for b in kernel.buffers if b.memory == "global"] == [("x", (N, M)), ("out", (N, M))]
+    assert next(b.nbytes for b in kernel.buffers) == 300 * 200 * 4
