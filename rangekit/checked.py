@@ -11,7 +11,6 @@ import numpy as np
 from rangekit.backends import python
 from rangekit.calls import Call, copied
 from rangekit.errors import CompileError
-from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp
 from rangekit.lang.tensor import Array
 from rangekit.lower.pipeline import Options
@@ -105,19 +104,12 @@ def _apart(mine: Array, theirs: Array) -> tuple[float, Any]:
 
 def _iteration(program: Program, call: Call, output: UOp, at: tuple[int, ...]) -> str:
     """The iteration in which the interpreter last wrote an element, as text; nothing if it is not seen."""
-    memory: dict[UOp, Array] = dict(program.captured)
+    memory = program.memory({p: a.copy() for p, a in program.captured.items()}, call.sizes)
     arrays = [copied(a) for a in call.arrays]
-    garbage = program.device.empty
-    for p in (*program.scratch, *program.results):
-        memory[p] = garbage(sized(p.shape, call.sizes), p.dtype.numpy)
-    memory |= {p: np.array(call.sizes[d], np.int64) for p, d in program.dims.items()}
     last: Mapping[str, int] = {}
     for nest in program.lowered.plain:
-        buffers = [arrays[p.arg.slot] if p.op is Op.PARAM else memory[whole(p)] for p in nest.params]
         place = next((p for p in nest.params if whole(p) is output), None)
-        if program.dims:
-            buffers = [b.reshape(-1) if p.ndim == 1 else b for p, b in zip(nest.params, buffers, strict=True)]
-        trace = python.trace(nest, buffers)
+        trace = python.trace(nest, program.buffers(nest, arrays, memory))
         if place is None:
             continue
         index = at

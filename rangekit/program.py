@@ -76,21 +76,10 @@ class Program:
         """Launch over one array a slot; returns the array of each result. ``given`` is memory to use for a result or
         in place of a captured array, ``sizes`` what the DIMs are.
         """
-        known = sizes or {}
-        memory: dict[UOp, Array] = {**self.captured, **given} if given else dict(self.captured)
-        for p in self.odd:
-            if not given or p not in given:
-                memory[p] = self.captured[p].copy()
-        for p in (*self.scratch, *self.results):
-            if p not in memory:
-                memory[p] = self.device.empty(sized(p.shape, known), p.dtype.numpy)
-        for p, d in self.dims.items():
-            memory[p] = np.array(_known(d, known), np.int64)
+        memory = self.memory(given or {}, sizes or {})
         for number, (nest, launch) in enumerate(self.launches):
             fault = np.zeros(FAULT_WORDS, np.int64)
-            buffers = [arguments[p.arg.slot] if p.op is Op.PARAM else memory[whole(p)] for p in nest.params]
-            if self.dims:
-                buffers = [b.reshape(-1) if p.ndim == 1 else b for p, b in zip(nest.params, buffers, strict=True)]
+            buffers = self.buffers(nest, arguments, memory)
             if nest.prints:
                 lines = _Lines(nest)
                 launch(buffers, fault, lines)
@@ -103,6 +92,26 @@ class Program:
         for p in self.overwritten.intersection(self.odd):
             np.copyto(self.captured[p], memory[p])
         return [arguments[p.arg.slot] if p.op is Op.PARAM else memory[p] for p in self.lowered.outputs]
+
+    def memory(self, given: Mapping[UOp, Array], sizes: Mapping[UOp, int]) -> dict[UOp, Array]:
+        """The array of every BUFFER, before the first launch."""
+        memory: dict[UOp, Array] = {**self.captured, **given}
+        for p in self.odd:
+            if p not in given:
+                memory[p] = self.captured[p].copy()
+        for p in (*self.scratch, *self.results):
+            if p not in memory:
+                memory[p] = self.device.empty(sized(p.shape, sizes), p.dtype.numpy)
+        for p, d in self.dims.items():
+            memory[p] = np.array(_known(d, sizes), np.int64)
+        return memory
+
+    def buffers(self, nest: Nest, arguments: Sequence[Array], memory: Mapping[UOp, Array]) -> list[Array]:
+        """What a nest is launched over."""
+        found = [arguments[p.arg.slot] if p.op is Op.PARAM else memory[whole(p)] for p in nest.params]
+        if not self.dims:
+            return found
+        return [b.reshape(-1) if p.ndim == 1 else b for p, b in zip(nest.params, found, strict=True)]
 
     def fail(self, launch: int, place: int, axis: int, value: int, number: int) -> None:
         """Raise what the words of a launch's fault say."""

@@ -32,15 +32,9 @@ class Bits(World):
         return self.z3.BitVecVal(int(value), _bits(dtype), self.context)
 
     def _node(self, n: UOp, args: list[Term]) -> Term:
-        if n.op is Op.CONST:
-            return self.constant(n.arg, n.dtype)
-        if n.op is Op.CAST:
-            return self._cast(args[0], n.src[0].dtype, n.dtype)
-        if n.op is Op.WHERE:
-            return self.z3.If(*args)
-        d = n.src[0].dtype
-        if d.kind == "b":
+        if n.op in (Op.CONST, Op.CAST) or n.src[0].dtype.kind == "b":
             return super()._node(n, args)
+        d = n.src[0].dtype
         rule = (_UNSIGNED if d.kind == "u" else {}).get(n.op) or _BITS.get(n.op)
         if rule is None:
             raise Untranslatable(n.op.value)

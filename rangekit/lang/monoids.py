@@ -73,6 +73,17 @@ class _Kept(Monoid):
         return f
 
 
+def _beside_an_index(name: str, values: Sequence[Tensor]) -> tuple[DType, DType]:
+    """The dtype of the first of (value, index), and the one it is compared in."""
+    if not values[1].node.dtype.is_int:
+        raise DtypeError(
+            f"{name} takes (value, index), and {values[1].dtype} is no index",
+            help="give the Range, or integers of your own, beside the value: (x[i], i)",
+        )
+    own = stored_dtype(values[0])
+    return own, dt.uint8 if own is dt.bool_ else dt.float32 if own.is_half else own
+
+
 class _Extreme(_Kept):
     """One of the named reductions over (value, index), for values of any dtype: its identity depends on that."""
 
@@ -85,13 +96,7 @@ class _Extreme(_Kept):
 
     def over(self, values: Sequence[Tensor]) -> tuple[str | Formula, DTypes, DTypes]:
         """The named reducer; bools are compared as integers."""
-        if not values[1].node.dtype.is_int:
-            raise DtypeError(
-                f"{self._reducer} takes (value, index), and {values[1].dtype} is no index",
-                help="give the Range, or integers of your own, beside the value: (x[i], i)",
-            )
-        own = stored_dtype(values[0])
-        inside = dt.uint8 if own is dt.bool_ else dt.float32 if own.is_half else own
+        own, inside = _beside_an_index(self._reducer, values)
         return self._reducer, (inside, dt.int64), (own, dt.int64)
 
 
@@ -123,13 +128,7 @@ class _Best(_Kept):
 
     def over(self, values: Sequence[Tensor]) -> tuple[str | Formula, DTypes, DTypes]:
         """The formula for values of their dtype; bools are compared as integers."""
-        if not values[1].node.dtype.is_int:
-            raise DtypeError(
-                f"topk takes (value, index), and {values[1].dtype} is no index",
-                help="give the Range, or integers of your own, beside the value: (x[i], i)",
-            )
-        own = stored_dtype(values[0])
-        inside = dt.uint8 if own is dt.bool_ else dt.float32 if own.is_half else own
+        own, inside = _beside_an_index("topk", values)
         f = self._formula(inside)
         return f, f.dtypes, (own,) * self.k + (dt.int64,) * self.k
 

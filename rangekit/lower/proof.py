@@ -84,17 +84,13 @@ def _proof_of(i: UOp, size: Dim, held: Conditions, contract: bool) -> str | None
     """
     facts = facts_of(all_of(held)) if held else {}
     slacks = [s for c in held for s in _slacks(c)]
-    room = _last(_minus(_plus(size.node, -1), i), frozenset())
-    ok_high = bounds(room, facts)[0] >= 0 or any(
-        bounds(_last(_minus(_minus(_plus(size.node, -1), i), s), frozenset()), facts)[0] >= 0 for s in slacks
-    )
-    first = _last(i, frozenset())
-    ok_low = (
-        bounds(i, facts)[0] >= 0
-        or bounds(first, facts)[0] >= 0
-        or any(bounds(_last(_minus(i, s), frozenset()), facts)[0] >= 0 for s in slacks)
-    )
-    return ("contract" if contract else "symbolic") if ok_low and ok_high else None
+
+    def known(n: UOp) -> bool:
+        """Whether a sum is not negative, by itself or beside something that is not."""
+        return any(bounds(_last(m, frozenset()), facts)[0] >= 0 for m in (n, *(_minus(n, s) for s in slacks)))
+
+    inside = (bounds(i, facts)[0] >= 0 or known(i)) and known(_minus(_plus(size.node, -1), i))
+    return ("contract" if contract else "symbolic") if inside else None
 
 
 def _last(n: UOp, seen: frozenset[UOp]) -> UOp:

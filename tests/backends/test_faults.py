@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 import rangekit as rk
-from rangekit.errors import BoundsError, ScheduleError
-from rangekit.ir.target import CPU
-from rangekit.lower.schedule import scheduled
-from tests.lower.test_schedule import random_schedule
+from rangekit.errors import BoundsError
+from tests.lower.test_schedule import at_random
 
 
 def gathered(x: Any, ids: Any) -> Any:
@@ -41,13 +39,7 @@ def test_the_iteration_is_one_that_fails(fn: Any, seed: int) -> None:
     ids[wrong] = 90
     kernel = rk.kernel(fn)
     if seed:
-        for nest in kernel.lower(x, ids)._program.lowered.plain:
-            steps = random_schedule(draw, nest)
-            try:
-                scheduled(nest, steps, CPU)
-            except ScheduleError:
-                continue
-            kernel = kernel.schedule(*steps, kernel=nest.name)
+        kernel = at_random(kernel, draw, x, ids)
     for made in (kernel, rk.kernel(fn, device="python")):
         for _ in range(4):  # the last calls by the native entry
             with pytest.raises(BoundsError) as caught:

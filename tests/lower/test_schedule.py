@@ -282,6 +282,18 @@ def random_step(rng: random.Random, nest: Nest) -> steps.Step | None:
     ])  # fmt: skip
 
 
+def at_random(kernel: Any, rng: random.Random, *args: Any) -> Any:
+    """The kernel under a random schedule of each of its nests, where that applies."""
+    for nest in kernel.lower(*args)._program.lowered.plain:
+        chosen = random_schedule(rng, nest)
+        try:
+            scheduled(nest, chosen, CPU)
+        except ScheduleError:
+            continue
+        kernel = kernel.schedule(*chosen, kernel=nest.name)
+    return kernel
+
+
 def random_schedule(rng: random.Random, nest: Nest) -> tuple[steps.Step, ...]:
     """Steps that can apply to a nest, one after another."""
     nest = replace(nest, body=perfected(nest.body))
