@@ -47,7 +47,8 @@ def broken(seed: int) -> str | None:
     else:
         ranges = [new_range(draw.choice((1, 2, 3, 5, 7, 8, 12))) for _ in range(draw.randint(1, 3))]
         make = exprs.bool_expr if seed % 5 == 3 else exprs.index_expr
-        root = make(draw, ranges, draw.randint(1, 5))
+        leaves = [*ranges, reduced(draw, ranges)] if seed % 7 == 6 else ranges
+        root = make(draw, leaves, draw.randint(1, 5))
     order = by_uid(ranges)
     want = over(root, order)
     short = simplify(root)
@@ -60,6 +61,12 @@ def broken(seed: int) -> str | None:
     if root.dtype is dt.index:
         return under_a_condition(draw, root, want, order)
     return None
+
+
+def reduced(draw: random.Random, ranges: list[UOp]) -> UOp:
+    """A reduction over one of the ranges, which outside of it is any other."""
+    body = exprs.index_expr(draw, ranges, draw.randint(1, 2))
+    return UOp(Op.REDUCE, dt.index, (body, draw.choice(ranges)), draw.choice(("max", "min", "add")))
 
 
 def under_a_condition(draw: random.Random, root: UOp, want: Array, order: tuple[UOp, ...]) -> str | None:

@@ -8,7 +8,7 @@ contradiction never runs, and says nothing about its values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 from rangekit.ir import dtype as dt
@@ -16,7 +16,7 @@ from rangekit.ir.affine import Form, affine_within, total
 from rangekit.ir.dim import most
 from rangekit.ir.dtype import DType
 from rangekit.ir.ops import COMPARE, ELEMENTWISE, Op
-from rangekit.ir.spec import arity
+from rangekit.ir.spec import arity, binding
 from rangekit.ir.uop import UOp
 
 Span = tuple[int | None, int | None]
@@ -173,10 +173,21 @@ def _walk(root: UOp, facts: Facts, memo: dict[UOp, Span] | WeakKeyDictionary[UOp
             stack.extend(missing)
             continue
         stack.pop()
-        span = _span(node, [memo[s] for s in reads])
+        if facts and reads and captures(node, facts):  # inside, its ranges are others
+            outside = {n: f for n, f in facts.items() if not captures(node, (n,))}
+            span = _span(node, [interval(s, outside) for s in reads])
+        else:
+            span = _span(node, [memo[s] for s in reads])
         fact = facts.get(node) if facts else None
         memo[node] = span if fact is None else meet(span, fact)
     return memo[root]
+
+
+def captures(node: UOp, facts: Iterable[UOp]) -> bool:
+    """Whether a reduction binds a range that facts are about: what is inside it knows nothing of those."""
+    reduce = node.src[0] if node.op is Op.GET else node
+    scope = binding(reduce)
+    return scope is not None and any(r in f.ranges for f in facts for r in reduce.src[scope[1] :])
 
 
 def _reads(node: UOp) -> tuple[UOp, ...]:

@@ -14,7 +14,7 @@ from weakref import WeakSet
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import Form, affine, affine_within, in_order, plus, total
 from rangekit.ir.algebra import BOOLS, FLOATS, INDICES, INTEGERS, SELECTIONS
-from rangekit.ir.bounds import Facts, Known, Span, bounds, facts_of, meet, whole
+from rangekit.ir.bounds import Facts, Known, Span, bounds, captures, facts_of, meet, whole
 from rangekit.ir.divmod import join, split
 from rangekit.ir.fold import fold, fold_cast
 from rangekit.ir.logic import combine, compare, negated
@@ -38,7 +38,7 @@ def simplify(root: UOp, facts: Facts | None = None, counts: Counter[str] | None 
              moved: Callable[[UOp, UOp], None] | None = None) -> UOp:  # fmt: skip
     """The same value with less arithmetic; shape, dtype and what it reads stay.
 
-    ``facts`` narrow nodes everywhere below the root, ``counts`` gets the rewrites per rule, ``moved`` is told of each.
+    ``facts`` narrow nodes below the root (but for what binds their ranges), ``counts`` gets the rewrites per rule, ``moved`` is told of each.
 
     >>> from rangekit.ir.uop import alu, idx, new_range
     >>> i, j = new_range(4), new_range(6)
@@ -47,7 +47,8 @@ def simplify(root: UOp, facts: Facts | None = None, counts: Counter[str] | None 
     True
     """
     if facts:
-        return rewrite(root, _Simplifier(Known(facts)).visit, counts=counts, moved=moved)
+        bound = lambda n: captures(n, facts)
+        return rewrite(root, _Simplifier(Known(facts)).visit, counts=counts, moved=moved, stop=bound)
     if root not in _simple:
         root = rewrite(root, _Simplifier(Known()).visit, counts=counts, moved=moved, stop=_simple.__contains__)
         _simple.add(root)

@@ -9,6 +9,7 @@ import pytest
 from rangekit.ir import dtype as dt
 from rangekit.ir.bounds import bounds, facts_of
 from rangekit.ir.ops import Op
+from rangekit.ir.symbolic import simplify
 from rangekit.ir.uop import ParamId, UOp, alu, cast, const, idx, new_range
 
 I, J = new_range(8, "i"), new_range(5, "j")
@@ -151,3 +152,16 @@ def test_a_chain_of_ten_thousand_nodes_has_bounds():
         node = plus(alu(Op.MAX, node, J), idx(1))
     assert bounds(node) == (5_000, 5_007)
     assert bounds(node, {I: (0, 1), J: (0, 0)}) == (5_000, 5_001)
+
+
+def test_facts_about_a_range_say_nothing_inside_what_binds_it():
+    i, j = new_range(10), new_range(7)
+    biggest = UOp(Op.REDUCE, dt.index, (alu(Op.ADD, i, j), i), "max")
+    where = UOp(Op.REDUCE, dt.index, (alu(Op.MUL, i, idx(2)), i, i), "argmax")
+    facts = {i: (0, 2), alu(Op.MUL, i, idx(2)): (0, 3), j: (5, math.inf)}
+    assert bounds(biggest, facts) == (5, 15)
+    assert bounds(UOp(Op.GET, dt.index, (where,), 1), facts) == (0, 9)
+    assert bounds(alu(Op.ADD, biggest, i), facts) == (5, 17)
+    capped = alu(Op.MIN, biggest, idx(10))
+    assert simplify(UOp(Op.WHERE, dt.index, (alu(Op.LT, i, idx(3)), capped, idx(0)))).src[1] is simplify(capped)
+    assert simplify(capped, facts).op is Op.MIN

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rangekit as rk
-from rangekit.errors import RaceError
+from rangekit.errors import BoundsError, RaceError
 from rangekit.ir.evaluate import evaluate
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, alu, by_uid, idx, new_range
@@ -158,3 +158,17 @@ def test_the_same_answer_every_time() -> None:
         answers.append(prove.inside(at, 99999, None))
     assert answers[0] == answers[1] == answers[2]
     assert answers[0].holds is False
+
+
+@pytest.mark.parametrize("how", ["max", "argmax"])
+def test_a_condition_on_a_range_says_nothing_of_a_reduction_over_it(how: str) -> None:
+    def kernel(k: Any, y: Any) -> Any:
+        i = rk.Range(10, "i")
+        at = rk.max(rk.where(k[i] > 0, i, 0), i) if how == "max" else rk.argmax(k[i], i)
+        return rk.bufferize(rk.where(i < 3, y[at], 0.0), i)
+
+    k, y = np.arange(10), np.arange(10, dtype="f4")
+    assert rk.kernel(kernel)(k, y).tolist() == [9, 9, 9] + [0] * 7
+    with pytest.raises(BoundsError, match="index 9 of axis 0 of y, which has 5"):
+        rk.kernel(kernel)(k, y[:5])
+    assert rk.kernel(kernel)(k // 9 * 0, y[:5]).tolist() == [0] * 10
