@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.binding import substitute
 from rangekit.ir.nest import Scratch, Stmt, Stop, Store
 from rangekit.ir.ops import Op
 from rangekit.ir.spec import binding
@@ -139,9 +138,7 @@ class Folds(Blocks):
         block.accumulators[key] = buffers
         inner, self.stack = self.stack[here + 1 :], self.stack[: here + 1]
         self.states[scan.arg[0]] = (buffers, lanes)
-        news = substitute(scan.src[count : 2 * count], {scan.src[-1]: r})
-        self._count(*news)
-        yield from self._next(key, news, buffers, lanes)
+        yield from self._next(key, scan.src[count : 2 * count], buffers, lanes)
         self.stack += inner
 
 

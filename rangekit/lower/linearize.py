@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rangekit.ir import dtype as dt
-from rangekit.ir.binding import substitute
 from rangekit.ir.nest import Access, Guard, Nest, Print, PrintSite, Scratch, Stmt, Store, walk
 from rangekit.ir.ops import Op
 from rangekit.ir.reducers import reducer
@@ -25,6 +24,7 @@ from rangekit.lower.limits import Bounds, limits
 from rangekit.lower.merge import merged, plain
 from rangekit.lower.place import lanes, levels
 from rangekit.lower.sizes import dims, ground, grounded, held, named
+from rangekit.lower.states import aligned
 from rangekit.lower.tidy import tidy
 
 _ACCUMULATORS = {"add": "acc", "mul": "acc", "max": "hi", "min": "lo", "and": "every", "or": "some"}
@@ -35,6 +35,7 @@ def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Targ
     body: list[Stmt] = []
     prints: list[PrintSite] = []
     count = 0
+    kernel = aligned(kernel)
     names = {n.arg.name for n in toposort(kernel) if n.op is Op.RANGE and n.arg.name}
     brought = dims(kernel)
     lets, sizes = named(brought, 1)
@@ -180,9 +181,7 @@ class _Linearize(Folds):
         depth = self._home(n.ranges)
         if n.op is Op.INDEX and n.src[0].op is Op.SCAN:
             yield from self._advance(n)
-            given = substitute(n.src[0].src[-2], {n.src[0].src[-1]: n.src[1]})
-            self._count(given)
-            value = self._bind(n, (yield given), depth)
+            value = self._bind(n, (yield n.src[0].src[-2]), depth)
             self.stack[depth].memo[n] = value
             return value
         if n.op is Op.STATE:
@@ -207,7 +206,7 @@ class _Linearize(Folds):
             buffer, index = self._gated(buffer, (*lanes, *src), depth)
             value = UOp(Op.INDEX, n.dtype, (buffer, *index))
         elif n.op is Op.IN_RANGE:
-            value = self._contract(n, src, depth)
+            value = src[0] if n.arg == "z3" else self._contract(n, src, depth)
         else:
             value = n if tuple(src) == n.src else n.replace(src=tuple(src))
         value = self._bind(n, value, depth)

@@ -1,10 +1,11 @@
-"""A state of a fold means something inside that fold only."""
+"""States of folds: each means something inside its fold only, and a scan read in order is the loop that reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from rangekit.errors import RangeError
+from rangekit.ir.binding import substitute
 from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, toposort
 from rangekit.source import Position
@@ -34,3 +35,22 @@ def enclosed(sink: UOp, positions: Mapping[UOp, Position]) -> None:
             help=f"what the fold gives is the last {name}; rk.scan gives every one of them",
             at=positions.get(next(users, state)),
         )
+
+
+def aligned(kernel: UOp) -> UOp:
+    """The kernel with the range of each scan that of the loop which reads it, so that a loop runs what is there.
+
+    What a scan gives may depend on that loop: only that of the same iteration is read.
+    """
+    memo: dict[UOp, UOp] = {}
+    for n in toposort(kernel):
+        src = tuple(memo[s] for s in n.src)
+        if n.op is Op.INDEX and src[0].op is Op.SCAN and src[0].src[-1] is not src[1]:
+            scan, r, count = src[0], src[1], src[0].arg[1]
+            assert not any(r in s.ranges for s in scan.src[: 2 * count]), (
+                "a scan with states of its own in each iteration"
+            )
+            inside = substitute(scan.src[count : 2 * count + 1], {scan.src[-1]: r})
+            src = (scan.replace(src=(*scan.src[:count], *inside, r)), *src[1:])
+        memo[n] = n if src == n.src else n.replace(src=src)
+    return memo[kernel]

@@ -168,3 +168,27 @@ def test_lanes_do_not_go_through_what_lies_between_their_places() -> None:
     """Rows in step would run the update of a table from the least of their places to the greatest."""
     sending = str(rk.kernel(lambda x: rk.sort(x)).lower(np.zeros((100, 300), np.float32))).split("\n\n")[-1]
     assert sending.startswith("thread i in 0..100:\n    local start[256] int32\n")
+
+
+def test_a_scan_read_by_another_loop_than_its_own_reduces_in_that() -> None:
+    def starts(d: Any) -> Any:
+        """A running sum of counts, read through a buffer that the next kernel gathers from."""
+        t, e, u = rk.Range(d.shape[0], "t"), rk.Range(SIZE, "e"), rk.Range(d.shape[0], "u")
+        counts = rk.sum(rk.where(d[t] == e, 1, 0), t)
+        first = rk.bufferize(rk.cumulative_sum(counts, e) - counts, e)
+        return rk.bufferize(first[d[u]] + d[u], u)
+
+    def own(d: Any) -> Any:
+        """What a scan gives may depend on the loop that reads it: of each iteration its own is read."""
+        t = rk.Range(d.shape[0], "t")
+        seen = rk.scan(t, rk.zeros(SIZE, dtype=rk.int32),
+                       lambda t, s: rk.where(rk.arange(SIZE) == d[t], s + 1, s))  # fmt: skip
+        return rk.bufferize(seen[d[t]], t)
+
+    for n in (1, 2, 9, 40):
+        d = ids(n)
+        counts = np.bincount(d, minlength=SIZE)
+        for device in ("cpu", "python"):
+            got = rk.kernel(starts, device=device)(d)
+            assert got.tolist() == ((np.cumsum(counts) - counts)[d] + d).tolist()
+            assert rk.kernel(own, device=device)(d).tolist() == [int((d[: k + 1] == d[k]).sum()) for k in range(n)]
