@@ -169,13 +169,13 @@ def _conjunction(parts: list[UOp], known: Known) -> list[UOp] | None:
     """Conditions that together say the same, none of them idle; None if they cannot all hold."""
     kept = [p for p in parts if p is not TRUE]
     held = set(kept)
-    if FALSE in held or any(p.op is Op.NOT and p.src[0] in held for p in kept):
+    if FALSE in held or any(negated(p, known) in held for p in kept):
         return None
     merged = _merged(kept, known)
     if merged is None or len(merged) < 2:
         return merged
     facts = {p: facts_of(p, known.facts) for p in merged}
-    for p in in_order(p for p in merged if facts[p]):
+    for p in in_order(p for p in merged if facts[p] or p.op is Op.NE):
         if p.src[0].dtype is not dt.index:
             continue
         given = dict(known.facts)

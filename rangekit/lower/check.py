@@ -74,20 +74,50 @@ class _Check:
             if n in memo:
                 continue
             src = tuple(memo[s] for s in n.src)
-            memo[n] = new = n if src == n.src else n.replace(src=src)  # what a gate of its own would read of it
-            if n.op is Op.INDEX and n.shape == ():
-                new = self._access(n, new, self.uses.get(n) if n in self.open else [])
-            elif n.op is Op.IN_RANGE:
+            new = n if src == n.src else n.replace(src=src)
+            if n in self.open or is_mark(n):
+                new = self._under_a_gate(n, new)
+            elif n.op is Op.INDEX and n.shape == ():
+                new = self._access(n, new, [])
+            elif n.op is Op.IN_RANGE and n.arg is None:
                 new = new.replace(arg=(self._note(n, _source_name(n), 0, 0, "assumed", "contract"), 0))
             elif n.op is Op.CLAIM:
                 new = new.replace(arg=self._claim(n))
-            elif is_mark(n):
-                at = self._marker(n, new.src[-1], self.uses.get(n) or [frozenset()])
-                new = at if len(n.src) == 1 else _inside(new.src[0], at)
             if new is not n:
                 self.carry(n, new)
             memo[n] = new
         return memo[root]
+
+    def _under_a_gate(self, n: UOp, new: UOp) -> UOp:
+        """An access or a mark made safe where it is used. The condition for that may read it, too: there it has its
+        value inside the array and 0 outside, and tells nobody, for whoever uses it first does not know its value.
+        """
+        memo, known = self.memo, len(self.memo)
+        memo[n] = self._silent(n, new)
+        if is_mark(n):
+            at = self._marker(n, new.src[-1], self.uses.get(n) or [frozenset()])
+            new = at if len(n.src) == 1 else _inside(new.src[0], at)
+        else:
+            new = self._access(n, new, self.uses.get(n))
+        silent = {n}
+        for m in list(memo)[known + 1 :]:  # made for the condition: the program itself reads what is safe
+            if any(s in silent for s in m.src):
+                silent.add(m)
+                del memo[m]
+        return new
+
+    def _silent(self, n: UOp, new: UOp) -> UOp:
+        def ok(i: UOp, size: int) -> UOp:
+            return alu(Op.AND, alu(Op.LE, idx(0), i), alu(Op.LT, i, idx(size)))
+
+        if is_mark(n):
+            i = new.src[-1]
+            value = i if len(n.src) == 1 else new.src[0]
+            return alu(Op.WHERE, ok(i, n.arg[2]), value, const(0, value.dtype))
+        parts, sizes = list(new.src[1:]), n.src[0].shape
+        for a in self._axes_unproved(n, frozenset()):
+            parts[a] = UOp(Op.WHERE, dt.index, (ok(parts[a], sizes[a]), parts[a], UOp(Op.INVALID, dt.index)))
+        return new.replace(src=(new.src[0], *parts))
 
     # ---- what an access is used under ------------------------------------------------------------------------------
 
@@ -154,7 +184,7 @@ class _Check:
                 continue
             proofs = [proof(i, size, held) for held in ways]
             if all(p is not None for p in proofs):
-                by = max((p for p in proofs if p), key=("interval", "symbolic", "contract").index)
+                by = max((p for p in proofs if p), key=("interval", "symbolic", "z3", "contract").index)
                 self._note(old, _array_name(old), axis, size, "assumed" if by == "contract" else "proved", by)
                 continue
             found = self._tried(old, axis, i, size, gate)
