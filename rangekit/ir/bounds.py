@@ -220,8 +220,8 @@ def _span(node: UOp, of: list[Span]) -> Span:
         from rangekit.ir.carried import carried  # which asks for the intervals inside the loop
 
         return _fit(carried(node), dtype)
-    if op is Op.INDEX and node.src[0].op is Op.BUFFERIZE and dtype.kind in "biu":
-        return _fit(hull(interval(node.src[0].src[0], {}), (0, 0)), dtype)  # 0 where the index is gated
+    if op is Op.INDEX and dtype.kind in "biu":
+        return _fit(_contents(node.src[0]), dtype)
     if op in (Op.REDUCE, Op.GET) and of:
         span = _reduced(node, of[0])
     elif op in COMPARE:
@@ -231,6 +231,14 @@ def _span(node: UOp, of: list[Span]) -> Span:
     else:
         span = _ALL
     return _fit(span, dtype)
+
+
+def _contents(storage: UOp) -> Span:
+    """An interval of what is read from storage: of all that was put there, and of 0, for an index that is gated."""
+    span: Span = (0, 0)
+    while storage.op is Op.ASSIGN and storage.arg not in ("add", "mul", "and", "or"):
+        span, storage = hull(span, interval(storage.src[2], {})), storage.src[0]
+    return hull(span, interval(storage.src[0], {})) if storage.op is Op.BUFFERIZE else _ALL
 
 
 def _is_carried(node: UOp) -> bool:

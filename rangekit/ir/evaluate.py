@@ -209,9 +209,11 @@ class _Evaluator:
             work.memo.update(known)
             for m in uses:
                 own = by_uid(m.ranges)
-                picked = state[m.arg[1]]
-                order = [free.index(a) for a in own if a is not r]
-                picked = picked.transpose([*order, *range(len(free), picked.ndim)])
+                picked = state[m.arg[1]]  # the same along what only the scan's value depends on
+                picked = picked[tuple(slice(None) if a in own else 0 for a in free)]
+                order = [a for a in free if a in own]
+                axes = [order.index(a) for a in own if a is not r]
+                picked = picked.transpose([*axes, *range(len(order), picked.ndim)])
                 work.memo[m] = np.expand_dims(picked, own.index(r))
             seen.append([whole(work, w) for w in wanted])
             state = [whole(work, s) for s in n.src[count : 2 * count]]

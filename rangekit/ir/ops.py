@@ -53,7 +53,7 @@ class Op(Enum):
     BITCAST = "bitcast"
     WHERE = "where"
     FMA = "fma"  # src: a, b, c; a * b + c, rounded once
-    IN_RANGE = "in_range"  # src: x, lo, hi; x, with the promise lo <= x < hi
+    IN_RANGE = "in_range"  # src: x, lo, hi; x, with the promise lo <= x < hi; arg how that is known, if it is
 
     ADD = "add"
     SUB = "sub"

@@ -60,7 +60,7 @@ def _expr(n: UOp, above: int, depth: int) -> Iterator[Token]:
     elif op in (Op.NEG, Op.NOT):
         yield "", "-" if op is Op.NEG else "~"
         yield from _expr(n.src[0], 8, depth + 1)
-    elif op is Op.GUARD:
+    elif op is Op.GUARD or (op is Op.IN_RANGE and isinstance(n.arg, str)):
         yield from _expr(n.src[0], above, depth + 1)
     elif op is Op.INVALID:
         yield "key", "invalid"

@@ -38,7 +38,8 @@ def simplify(root: UOp, facts: Facts | None = None, counts: Counter[str] | None 
              moved: Callable[[UOp, UOp], None] | None = None) -> UOp:  # fmt: skip
     """The same value with less arithmetic; shape, dtype and what it reads stay.
 
-    ``facts`` narrow nodes below the root (but for what binds their ranges), ``counts`` gets the rewrites per rule, ``moved`` is told of each.
+    ``facts`` narrow nodes below the root, but not inside what binds their ranges; ``counts`` gets the rewrites per
+    rule, ``moved`` is told of each.
 
     >>> from rangekit.ir.uop import alu, idx, new_range
     >>> i, j = new_range(4), new_range(6)

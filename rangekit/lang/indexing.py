@@ -186,8 +186,10 @@ def _effect(node: UOp) -> None:
 def assign(place: Tensor, value: Any, /) -> Tensor:
     """Write ``value`` at ``place``, which is ``x[...]``; binds every range open in either. Returns x, written.
 
-    Every value read from x before keeps the old contents. Errors: ``RaceError`` if two iterations may write one
-    element; ``ShapeError`` if the value does not fit.
+    Every value read from x before keeps the old contents. That no two iterations write one element is proved; an index
+    that data decides is known to be such if it counts what comes before (compaction, counting sort, ranks), of others
+    ``scatter`` takes a promise. Errors: ``RaceError`` if two iterations may write one element; ``ShapeError`` if the
+    value does not fit.
 
     >>> import rangekit as rk, numpy as np
     >>> x, i = np.zeros(4, dtype="f4"), rk.Range(2)

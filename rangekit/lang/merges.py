@@ -43,7 +43,7 @@ def places_merged(value: Tensor, descending: bool) -> Tensor:
     keys, places = kept(alu(Op.NOT, key), t, RUN, RUN)
     keys = made(alu(Op.NOT, keys.node))
     first = made(cast((Range._of(run) * RUN).node, index))
-    places = places.astype(index) + first
+    places = TABLE["minimum"](places.astype(index) + first, n - 1)  # of what fills up the last run, any that is there
     shape = (*value.shape[:-1], length)
     whole = [reshape(bufferize(v, *around, Range._of(run), memory="global"), shape) for v in (keys, places)]
     width = RUN

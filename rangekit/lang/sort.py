@@ -36,7 +36,7 @@ def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = 
     places = places_merged(value, descending)
     batch = tuple(Range._of(new_range(size)) for size in value.shape[:-1])
     i = Range._of(new_range(value.shape[-1]))
-    out = bufferize(value[(*batch, places[(*batch, i)].in_range(0, value.shape[-1]))], *batch, i)
+    out = bufferize(value[(*batch, places[(*batch, i)])], *batch, i)
     return moveaxis(out, -1, axis)
 
 

@@ -206,7 +206,7 @@ class _Linearize(Folds):
             buffer, index = self._gated(buffer, (*lanes, *src), depth)
             value = UOp(Op.INDEX, n.dtype, (buffer, *index))
         elif n.op is Op.IN_RANGE:
-            value = src[0] if n.arg == "z3" else self._contract(n, src, depth)
+            value = src[0] if isinstance(n.arg, str) else self._contract(n, src, depth)
         else:
             value = n if tuple(src) == n.src else n.replace(src=tuple(src))
         value = self._bind(n, value, depth)

@@ -20,6 +20,7 @@ from rangekit.ir.uop import UOp
 from rangekit.lower.canon import canon
 from rangekit.lower.check import check
 from rangekit.lower.closed import closed
+from rangekit.lower.counts import counted
 from rangekit.lower.cut import cut
 from rangekit.lower.default import default
 from rangekit.lower.derive import derive
@@ -158,6 +159,7 @@ PASSES = (
     Pass("canon", lambda g, o, r: canon(g, r.carry)),  # equal reductions are equal nodes
     Pass("closed", _closed),  # reductions of known form have no loop
     Pass("fuse", _fuse),  # only buffers that pay; what that shows is closed, too
+    Pass("counts", lambda g, o, r: counted(g, r.carry, r.reasons)),  # places that are counts are written once
     Pass("widen", _widen),  # halves are computed in float32
     Pass("derive", _derive),  # dependent reductions are one fold where that is safe and pays
     Pass("split", lambda g, o, r: split(g, o.target, r.carry, r.outputs, r.positions, r.reasons)),  # SINK of KERNELs

@@ -60,12 +60,14 @@ def all_of(conditions: Conditions) -> UOp:
 
 def proof(i: UOp, size: int, held: Conditions) -> str | None:
     """How ``0 <= i < size`` is known where the conditions hold, or None."""
-    contract = any(n.op is Op.IN_RANGE for n in toposort(i))
+    promises = {n.arg for n in toposort(i) if n.op is Op.IN_RANGE}
+    unproved = promises - {"z3", "interval"}
+    promise = "contract" if unproved else "z3" if "z3" in promises else None
     lo, hi = bounds(i)
     if isinstance(size, Dim):
-        return _proof_of(i, size, held, contract)
+        return _proof_of(i, size, held, promise)
     if lo >= 0 and hi < size:
-        return "contract" if contract else "interval"
+        return promise or "interval"
     if not held:
         return None
     slacks = [s for c in held for s in _slacks(c)]
@@ -74,10 +76,10 @@ def proof(i: UOp, size: int, held: Conditions) -> str | None:
     ok_low = lo >= 0 or any(bounds(simplify(_minus(i, s)), facts)[0] >= 0 for s in slacks)
     room = _minus(idx(size - 1), i)
     ok_high = hi < size or any(bounds(simplify(_minus(room, s)), facts)[0] >= 0 for s in slacks)
-    return ("contract" if contract else "symbolic") if ok_low and ok_high else None
+    return (promise or "symbolic") if ok_low and ok_high else None
 
 
-def _proof_of(i: UOp, size: Dim, held: Conditions, contract: bool) -> str | None:
+def _proof_of(i: UOp, size: Dim, held: Conditions, promise: str | None) -> str | None:
     """The same where the size is known only at the call: the index at the last iterations is less than any such size.
 
     Iterations of a range exist, so that the index where it is used is one of theirs.
@@ -90,7 +92,7 @@ def _proof_of(i: UOp, size: Dim, held: Conditions, contract: bool) -> str | None
         return any(bounds(_last(m, frozenset()), facts)[0] >= 0 for m in (n, *(_minus(n, s) for s in slacks)))
 
     inside = (bounds(i, facts)[0] >= 0 or known(i)) and known(_minus(_plus(size.node, -1), i))
-    return ("contract" if contract else "symbolic") if inside else None
+    return (promise or "symbolic") if inside else None
 
 
 def _last(n: UOp, seen: frozenset[UOp]) -> UOp:

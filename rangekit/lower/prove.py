@@ -65,6 +65,11 @@ def one_to_one(places: Sequence[UOp], gate: UOp | None, ranges: Sequence[UOp]) -
     return answer, {r: answer.at.get(other[r], 0) for r in own}
 
 
+def never(kind: str, wrong: UOp) -> bool:
+    """Whether a condition is known to hold in no iteration."""
+    return _asked(kind, wrong).holds is True
+
+
 _ANSWERS: dict[str, tuple[bool | None, tuple[int, ...], str]] = {}
 
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.binding import substitute
+from rangekit.ir.bounds import bounds
 from rangekit.ir.ops import LOOPS, Op
 from rangekit.ir.spec import bound_ranges
 from rangekit.ir.target import Target
-from rangekit.ir.uop import Storage, UOp, new_buffer, toposort
+from rangekit.ir.uop import Storage, UOp, const, new_buffer, toposort
 from rangekit.lower.in_place import in_place
 from rangekit.lower.place import is_buffer, loop_order
 from rangekit.lower.torn import order, untorn
@@ -73,16 +74,28 @@ def _stores(sink: UOp, carry: Carry, outputs: list[UOp]) -> dict[UOp, UOp]:
             new = new.replace(arg=Storage("local", n.arg.name))  # inside a kernel for good, whatever simplify finds
         elif n.op is Op.ASSIGN:
             place[n] = new = src[0]
-            stores[n] = _store(src[0], src[1].src[1:], src[2:], n.arg)
+            at = src[1].src[0] if src[1].op is Op.IN_RANGE else src[1]
+            stores[n] = _store(src[0], at.src[1:], src[2:], n.arg)
         elif n.op is Op.PRINT:
             stores[n] = new
         elif n.op in (Op.PARAM, Op.BUFFER):
             place[n] = n
+        elif n.op is Op.INDEX and n.src[0] in place:
+            carry(n, new)
+            new = _within(new, *bounds(n))
         if new is not n and n.op is not Op.SINK:
             carry(n, new)
         memo[n] = new
     outputs.extend(place[s] for s in sink.src if s.op is not Op.PRINT)
     return stores
+
+
+def _within(load: UOp, lo: float, hi: float) -> UOp:
+    """A load from another kernel's storage with what is known of what that put there."""
+    dtype = load.dtype
+    if dtype.kind not in "iu" or (lo <= dtype.min and hi >= dtype.max) or hi == dtype.max:
+        return load
+    return UOp(Op.IN_RANGE, dtype, (load, const(lo, dtype), const(hi + 1, dtype)), "interval")
 
 
 def _unused(name: str, taken: set[str]) -> str:

@@ -32,7 +32,7 @@ def involved(i: UOp, gate: UOp | None) -> frozenset[UOp]:
 def worth_asking(i: UOp, gate: UOp | None) -> bool:
     """Whether what data brings into an index is bounded by something: else nothing is known of it."""
     known = set(toposort(gate)) if gate is not None else set()
-    for n in toposort(i, into=lambda n: n.op not in OPAQUE):
+    for n in toposort(i, into=lambda n: n.op not in OPAQUE | {Op.IN_RANGE}):
         if n.op in OPAQUE and n.dtype.kind in "iux" and n not in known:
             lo, hi = bounds(n)
             if lo == -math.inf or hi == math.inf or (lo <= n.dtype.min and hi >= n.dtype.max):
