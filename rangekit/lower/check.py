@@ -19,17 +19,16 @@ from rangekit.ir.affine import affine
 from rangekit.ir.binding import substitute
 from rangekit.ir.dim import Dim
 from rangekit.ir.evaluate import evaluate
-from rangekit.ir.logic import conditions
 from rangekit.ir.nest import Access
 from rangekit.ir.ops import Op
 from rangekit.ir.show import expression
-from rangekit.ir.spec import binding, bound_ranges
-from rangekit.ir.symbolic import simplify
+from rangekit.ir.spec import bound_ranges
 from rangekit.ir.uop import UOp, alu, by_uid, const, idx, toposort
-from rangekit.lower.proof import Conditions, conjuncts, either, is_mark, proof
+from rangekit.lower.proof import Conditions, either, is_mark, proof
 from rangekit.lower.prove import inside
 from rangekit.lower.races import one_to_one
 from rangekit.lower.tried import ENUMERATED, FEW, depends_on_data, involved, iteration, over, worth_asking
+from rangekit.lower.uses import uses
 from rangekit.source import Position
 
 
@@ -60,7 +59,7 @@ class _Check:
 
     def run(self) -> UOp:
         self.open = {n for n in self.indices if self._axes_unproved(n, frozenset())}
-        self.uses = self._uses(self.open | {n for n in self.order if is_mark(n)})
+        self.uses = uses(self.kernel, self.order, self.open | {n for n in self.order if is_mark(n)})
         self.memo: dict[UOp, UOp] = {}
         self._checked(self.kernel)
         for s in self.stores:
@@ -118,51 +117,6 @@ class _Check:
         for a in self._axes_unproved(n, frozenset()):
             parts[a] = UOp(Op.WHERE, dt.index, (ok(parts[a], sizes[a]), parts[a], UOp(Op.INVALID, dt.index)))
         return new.replace(src=(new.src[0], *parts))
-
-    # ---- what an access is used under ------------------------------------------------------------------------------
-
-    def _uses(self, wanted: set[UOp]) -> dict[UOp, list[Conditions]]:
-        """For each wanted access, the conditions of each way that leads to it."""
-        if not wanted:
-            return {}
-        above: set[UOp] = set()
-        for n in self.order:
-            if n in wanted or any(s in above for s in n.src):
-                above.add(n)
-        found: dict[UOp, list[Conditions]] = {}
-        seen: set[tuple[UOp, Conditions]] = set()
-        stack: list[tuple[UOp, Conditions]] = [(self.kernel, frozenset())]
-        while stack:
-            n, held = stack.pop()
-            if n not in above or (n, held) in seen:
-                continue
-            seen.add((n, held))
-            if n in wanted:
-                found.setdefault(n, []).append(held)
-            if n.op is Op.WHERE:
-                c, a, b = n.src
-                stack += [(c, held), (a, held | conjuncts(c)), (b, held | conjuncts(simplify(alu(Op.NOT, c))))]
-                continue
-            if n.op is Op.PRINT:
-                stack += [(n.src[0], held | conjuncts(n.src[1])), (n.src[1], held)]
-                continue
-            if n.op in (Op.AND, Op.OR) and n.dtype is dt.bool_:
-                stack += self._beside(n, held, above)
-                continue
-            bound = binding(n)
-            if bound is not None:
-                captured = set(n.src[bound[1] :])
-                held = frozenset(c for c in held if not c.ranges & captured)
-            stack += [(s, held) for s in n.src]
-        return found
-
-    def _beside(self, n: UOp, held: Conditions, above: set[UOp]) -> list[tuple[UOp, Conditions]]:
-        """The parts of a chain of ANDs (ORs), each where the others hold (do not hold): else it makes no difference."""
-        parts = conditions(n.op, n)
-        if parts is None:
-            return [(s, held) for s in n.src]
-        known = {p: conjuncts(p if n.op is Op.AND else alu(Op.NOT, p)) for p in parts if p not in above}
-        return [(p, held.union(*(c for q, c in known.items() if q is not p))) for p in parts]
 
     # ---- proof -----------------------------------------------------------------------------------------------------
 
