@@ -99,7 +99,7 @@ class _Uses:
         return [frozenset(c for c in held if self._about(c) <= common) for held, _ in ways]
 
     def _about(self, c: UOp) -> Scope:
-        """The ranges that a condition and the gates of what it reads are about, and the folds whose states they read."""
+        """The ranges that a condition and the gates of its reads are about, and the folds whose states they read."""
         free = self.free
         for n in toposort(c, into=lambda n: n not in free):
             if n in free:
