@@ -33,6 +33,10 @@ class _Uses:
         for n in order:
             if n in wanted or any(s in self.above for s in n.src):
                 self.above.add(n)
+        self.states: dict[int, frozenset[UOp]] = {}  # the ranges that a fold's states are about
+        for n in order:
+            if n.op is Op.STATE:
+                self.states[n.arg[0]] = self.states.get(n.arg[0], frozenset()) | n.ranges
         self.gates: dict[UOp, Scope] = {}  # what the gates of wanted nodes are about
         self.free: dict[UOp, Scope] = {}
 
@@ -79,7 +83,8 @@ class _Uses:
         start, end = binding(n) or (0, 0)
         captured = frozenset(n.src[end:])
         known = frozenset(c for c in held if not self._about(c) & captured)
-        within = scope | captured | _number(n)
+        others = frozenset(f for f in scope if isinstance(f, int) and self.states.get(f, captured) & captured)
+        within = scope - others | captured | _number(n)
         parts = [(s, known, within) for s in n.src[start:end]]
         if n.op is Op.PRINT:
             parts[0] = n.src[0], known | conjuncts(n.src[1]), within
