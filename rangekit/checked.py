@@ -14,7 +14,6 @@ from rangekit.errors import CompileError
 from rangekit.ir.uop import UOp
 from rangekit.lang.tensor import Array
 from rangekit.lower.pipeline import Options
-from rangekit.lower.sizes import whole
 from rangekit.program import Program, device_named, sized
 
 DEVICES = ("cpu",)  # those that are held against the interpreter
@@ -108,7 +107,7 @@ def _iteration(program: Program, call: Call, output: UOp, at: tuple[int, ...]) -
     arrays = [copied(a) for a in call.arrays]
     last: Mapping[str, int] = {}
     for nest in program.lowered.plain:
-        place = next((p for p in nest.params if whole(p) is output), None)
+        place = next((p for p in nest.params if nest.original(p) is output), None)
         trace = python.trace(nest, program.buffers(nest, arrays, memory))
         if place is None:
             continue

@@ -13,7 +13,7 @@ from rangekit.ir.text import dump
 from rangekit.ir.uop import UOp
 from rangekit.lower.cost import Counts, counts, touched_bytes
 from rangekit.lower.schedule import Schedule
-from rangekit.lower.sizes import dim_of, whole
+from rangekit.lower.sizes import dim_of
 from rangekit.program import Program
 
 
@@ -69,7 +69,7 @@ class KernelInfo:
     def buffers(self) -> tuple[BufferInfo, ...]:
         """Inputs, results and scratch."""
         made = [s.buffer for s in walk(self.nest.body) if isinstance(s, Scratch)]
-        return tuple(_info(b) for b in (*self.nest.params, *made) if dim_of(b) is None)
+        return tuple(_info(b, self.nest.original(b).shape) for b in (*self.nest.params, *made) if dim_of(b) is None)
 
     @property
     def proofs(self) -> tuple[Access, ...]:
@@ -80,10 +80,10 @@ class KernelInfo:
         return show.nest_text(self.nest)
 
 
-def _info(b: UOp) -> BufferInfo:
+def _info(b: UOp, shape: tuple[int, ...]) -> BufferInfo:
     size = math.prod(b.shape)
     memory = getattr(b.arg, "memory", "global")
-    return BufferInfo(b.arg.name, whole(b).shape, b.dtype.name, size, size * b.dtype.itemsize, memory)
+    return BufferInfo(b.arg.name, shape, b.dtype.name, size, size * b.dtype.itemsize, memory)
 
 
 class Lowering:

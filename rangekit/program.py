@@ -19,7 +19,7 @@ from rangekit.ir.ops import Op
 from rangekit.ir.uop import UOp, toposort
 from rangekit.lang.tensor import array_of
 from rangekit.lower.pipeline import Lowered, Options, lower
-from rangekit.lower.sizes import dim_of, whole
+from rangekit.lower.sizes import dim_of
 from rangekit.source import Position
 
 ALIASES = {"llvm": "cpu"}
@@ -60,13 +60,13 @@ class Program:
         self.seconds["compile"] = time.perf_counter() - start
         self.captured = {p: a for nest in self.lowered.nests for p in nest.params if (a := array_of(p)) is not None}
         self.odd = tuple(p for p, a in self.captured.items() if not (a.flags.c_contiguous and a.flags.aligned))
-        used = dict.fromkeys(p for nest in self.lowered.nests for p in nest.params)
+        used = dict.fromkeys(nest.original(p) for nest in self.lowered.nests for p in nest.params)
         self.dims = {p: d for p in used if (d := dim_of(p)) is not None}
-        outputs = [whole(p) for nest in self.lowered.nests for p in nest.outputs]
+        outputs = [nest.original(p) for nest in self.lowered.nests for p in nest.outputs]
         self.written: frozenset[int] = frozenset(p.arg.slot for p in outputs if p.op is Op.PARAM)
         self.overwritten: frozenset[UOp] = frozenset(p for p in outputs if p in self.captured)
-        made = (whole(p) for p in used if p.op is Op.BUFFER and p not in self.captured and p not in self.dims)
-        self.scratch = tuple(p for p in dict.fromkeys(made) if p not in self.lowered.outputs)
+        made = (p for p in used if p.op is Op.BUFFER and p not in self.captured and p not in self.dims)
+        self.scratch = tuple(p for p in made if p not in self.lowered.outputs)
         self.results = tuple(
             dict.fromkeys(p for p in self.lowered.outputs if p.op is Op.BUFFER and p not in self.captured)
         )
@@ -108,7 +108,7 @@ class Program:
 
     def buffers(self, nest: Nest, arguments: Sequence[Array], memory: Mapping[UOp, Array]) -> list[Array]:
         """What a nest is launched over."""
-        found = [arguments[p.arg.slot] if p.op is Op.PARAM else memory[whole(p)] for p in nest.params]
+        found = [arguments[p.arg.slot] if p.op is Op.PARAM else memory[nest.original(p)] for p in nest.params]
         if not self.dims:
             return found
         return [b.reshape(-1) if p.ndim == 1 else b for p, b in zip(nest.params, found, strict=True)]
@@ -123,6 +123,7 @@ class Program:
                 help='combine what meets: op="add", "max" or "min", or mend the index',
                 at=access.at,
             )
+        value += 2**64 if access.unsigned and value < 0 else 0
         when = _iteration(access.ranges, number) if access.ranges and number >= 0 else ""
         when = f", when {when}" if when else ""
         if access.by == "contract":

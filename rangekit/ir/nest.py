@@ -141,6 +141,7 @@ class Access:
     by: str | None
     at: Position | None = field(default=None, compare=False, repr=False)  # the user's line, for errors
     ranges: tuple[tuple[str | None, int], ...] = ()
+    unsigned: bool = False  # the index comes from 64 bits without a sign
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,11 @@ class Nest:
     prints: tuple[PrintSite, ...] = ()  # Print.number is a place in it
     schedule: tuple[Any, ...] = ()  # the steps that gave it this form
     strict: bool = False  # sums of floats keep their order
+    flat: tuple[tuple[UOp, UOp], ...] = ()  # params whose shape is ints where that of the program's array has Dims
+
+    def original(self, param: UOp) -> UOp:
+        """The array of the program that one of ``params`` is."""
+        return dict(self.flat).get(param, param)
 
 
 def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt]:

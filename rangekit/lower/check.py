@@ -216,7 +216,10 @@ class _Check:
 
     def _note(self, n: UOp, array: str, axis: int, size: int, status: str, by: str | None) -> int:
         at = self.positions.get(n)
-        self.accesses.append(Access(self._text(n), array, axis, size, at.lineno if at else None, status, by, at))
+        i = n.src[0] if n.op is Op.IN_RANGE else n.src[1 + axis] if n.op is Op.INDEX else n.src[-1]
+        unsigned = (i.src[0] if i.op is Op.CAST else i).dtype is dt.uint64
+        line = at.lineno if at else None
+        self.accesses.append(Access(self._text(n), array, axis, size, line, status, by, at, unsigned=unsigned))
         return len(self.accesses) - 1
 
     def _claim(self, n: UOp) -> int:

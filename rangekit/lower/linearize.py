@@ -52,13 +52,14 @@ def linearize(kernel: UOp, name: str, accesses: tuple[Access, ...], target: Targ
             for n, a in enumerate(accesses)
         )
     body = list(grounded(tuple(body), sizes))
-    params = tuple(ground(n) for n in toposort(kernel) if n.op in (Op.PARAM, Op.BUFFER)) + tuple(held(brought))
+    arrays = {n: ground(n) for n in toposort(kernel) if n.op in (Op.PARAM, Op.BUFFER)}
+    flat = tuple((new, n) for n, new in arrays.items() if new is not n)
+    params = (*arrays.values(), *held(brought))
     written = {s.buffer for s in walk(tuple(body)) if isinstance(s, Store)}
     outputs = tuple(p for p in params if p in written)
     inputs = tuple(p for p in params if p not in written)
-    return tidy(
-        Nest(name, (*inputs, *outputs), tuple(body), frozenset(outputs), accesses, tuple(prints), strict=strict)
-    )
+    nest = Nest(name, (*inputs, *outputs), tuple(body), frozenset(outputs), accesses, tuple(prints), strict=strict)
+    return tidy(replace(nest, flat=flat))
 
 
 class _Linearize(Folds):

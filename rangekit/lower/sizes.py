@@ -21,17 +21,11 @@ from rangekit.lower.loops import Body, rebuilt, substitution
 
 _HELD: WeakKeyDictionary[UOp, UOp] = WeakKeyDictionary()  # the array that brings a DIM
 _DIMS: WeakKeyDictionary[UOp, UOp] = WeakKeyDictionary()  # the other way round
-_WHOLE: WeakKeyDictionary[UOp, UOp] = WeakKeyDictionary()  # what an array of ints in a nest is in the program
 
 
 def dim_of(buffer: UOp) -> UOp | None:
     """The DIM that an array brings to a launch, None for any other array."""
     return _DIMS.get(buffer)
-
-
-def whole(buffer: UOp) -> UOp:
-    """The array of the program that an array of a nest is."""
-    return _WHOLE.get(buffer, buffer)
 
 
 def dims(*roots: UOp) -> list[UOp]:
@@ -69,9 +63,7 @@ def ground(b: UOp) -> UOp:
     if not symbolic(b.shape):
         return b
     shape = (capacity(b.shape),) if symbolic(b.shape[1:]) else (most(b.shape[0]), *b.shape[1:])
-    new = b.replace(arg=replace(b.arg, shape=shape))
-    _WHOLE[new] = b
-    return new
+    return b.replace(arg=replace(b.arg, shape=shape))
 
 
 def grounded(body: Body, names: Mapping[UOp, UOp]) -> Body:

@@ -49,3 +49,14 @@ def test_the_iteration_is_one_that_fails(fn: Any, seed: int) -> None:
             value, b, c = (int(n) if n else 0 for n in found.groups())
             assert b in wrong
             assert value == 90 + c
+
+
+@pytest.mark.parametrize("device", ["cpu", "python"])
+def test_numbers_without_a_sign_are_told_as_they_are(device: str) -> None:
+    top = np.array([0, 2**63 + 3, 1], np.uint64)
+    gather = rk.kernel(lambda x, u: x[u], device=device)
+    promised = rk.kernel(lambda x, u: x[u.in_range(0, 5)], device=device)
+    with pytest.raises(BoundsError, match="index 9223372036854775811 of axis 0"):
+        gather(np.zeros(5, "f4"), top)
+    with pytest.raises(BoundsError, match="the value 9223372036854775811 of u"):
+        promised(np.zeros(5, "f4"), top)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 import rangekit as rk
 from rangekit.errors import BoundsError, RaceError
@@ -172,3 +176,10 @@ def test_a_condition_on_a_range_says_nothing_of_a_reduction_over_it(how: str) ->
     with pytest.raises(BoundsError, match="index 9 of axis 0 of y, which has 5"):
         rk.kernel(kernel)(k, y[:5])
     assert rk.kernel(kernel)(k // 9 * 0, y[:5]).tolist() == [0] * 10
+
+
+def test_the_installed_z3_is_one_that_the_project_names() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (wanted,) = (Requirement(r) for r in project["dependencies"] if r.startswith("z3-solver"))
+    assert {s.operator for s in wanted.specifier} == {">=", "<"}
+    assert wanted.specifier.contains(version("z3-solver"))

@@ -203,6 +203,29 @@ def sized_flat(x: rk.f32[N, 6]) -> Any:
     return rk.bufferize(x[k // 6, k % 6], k)
 
 
+def transposed_in_place(x: Any) -> Any:
+    """Reads what other iterations write: of the old contents, which are kept for that."""
+    i, j = rk.Range(x.shape[0], "i"), rk.Range(x.shape[1], "j")
+    return rk.assign(x[i, j], x[j, i])
+
+
+def before(j: Any, i: Any, key: Callable[..., Any]) -> Any:
+    return rk.where((key(j) < key(i)) | ((key(j) == key(i)) & (j < i)), 1, 0)
+
+
+def sorted_by_counts(x: Any, keys: Any, out: Any) -> Any:
+    """Each element goes where those before it end."""
+    i, j = rk.Range(x.shape[0], "i"), rk.Range(x.shape[0], "j")
+    return rk.assign(out[rk.sum(before(j, i, lambda r: keys[r]), j)], x[i])
+
+
+def partitioned(x: Any, out: Any) -> Any:
+    """Positive elements from the front, the others from the end."""
+    i, n = rk.Range(x.shape[0], "i"), x.shape[0]
+    found = rk.cumulative_sum(rk.where(x[i] > 0, 1, 0), i)
+    return rk.assign(out[rk.where(x[i] > 0, found - 1, n - 1 - (i - found))], x[i])
+
+
 RIGHT = table(
     *((f"convolution, {t} taps, stride {s}, dilation {d}, padding {p}", conv(t, s, d, p), ((37,),))
       for t, s, d, p in ((3, 1, 1, 1), (5, 2, 1, 2), (3, 1, 4, 4), (7, 3, 2, 6), (4, 2, 3, 0))),
@@ -244,6 +267,9 @@ RIGHT = table(
     ("a gather behind a test", tested, ((11,), "i6")),
     ("a gather at an argmax", best_of, ((5, 9), (9,))),
     ("a gather at the top three", top_of, ((5, 9), (9,))),
+    ("a transpose in place", transposed_in_place, ((9, 9),)),
+    ("a permutation by ranks", sorted_by_counts, ((50,), "i50", (50,))),
+    ("a partition by running counts", partitioned, ((50,), (50,))),
     ("rows of any number, turned round", sized_rows, ((33, 8),)),
     ("a window over any length", sized_window, ((33,),)),
     ("tiles of any multiple of 16", sized_tiles, ((64,),)),
@@ -280,6 +306,14 @@ def sized_before(x: rk.f32[N]) -> Any:
 def sized_beyond(x: rk.f32[TILES]) -> Any:
     o, t = rk.Range(x.shape[0] // 16, "o"), rk.Range(17, "t")
     return rk.bufferize(rk.sum(x[o * 16 + t], t), o)
+
+
+def narrow_square(i: Any) -> Any:
+    """A square in 32 bits, which it leaves for i > 46340, then made small."""
+    if isinstance(i, rk.Tensor):
+        square = i.astype(rk.int32) * i.astype(rk.int32)
+        return square // 65536
+    return ((i * i + 2**31) % 2**32 - 2**31) // 65536
 
 
 def half_guarded(x: Any) -> Any:
@@ -335,6 +369,7 @@ WRONG = [
     reads("a product", 400, lambda i, j: i * j, 21, 21),
     reads("a square", 10000, lambda i: i * i, 101),
     reads("a large square", 1000000, lambda i: i * i, 1001),
+    reads("a square that overflows 32 bits", 40000, narrow_square, 50000),
     reads("a packed triangle, a row too many", 210, lambda i: i * (i + 1) // 2, 21),
     *(wrong(f"tail of {n} by {s} forgotten", tiled(s, tail=False), (n,), lambda t, o=0, s=s: o * s + t, n)
       for n, s in ((65, 8), (63, 8), (50, 7), (3, 64), (1000003, 48))),
@@ -362,6 +397,7 @@ WRONG = [
     race("a large quotient forgets", (500001,), lambda i: i // 2, 1000001),
     race("squares of both signs", (101,), lambda i: (i - 10) * (i - 10), 21),
     race("halves that overlap by one", (200,), lambda i, j: i + 99 * j, 100, 2),
+    Wrong("a transpose in place of a longer side", transposed_in_place, ((9, 8),), lambda i, j=0: i, 8),
     race("large halves that overlap by one", (2000000,), lambda i, j: i + 999999 * j, 1000000, 2),
     race("a rotation by a factor that divides", (100,), lambda i: i * 4 % 100, 100),
     race("a large rotation by a factor that divides", (1000000,), lambda i: i * 4 % 1000000, 1000000),
