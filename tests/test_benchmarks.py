@@ -6,13 +6,14 @@ import ast
 import json
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import rangekit as rk
 from benchmarks import __main__ as command
-from benchmarks import matmul_steps
+from benchmarks import guards, matmul_steps
 from benchmarks.arrays import ARRAYS
 from benchmarks.peers import NumPy, Rangekit
 from benchmarks.race import Race, Row, Rules, Times, Worker
@@ -252,3 +253,12 @@ def test_arrays_that_move_little_say_so() -> None:
     gather = next(w for w in ARRAYS if w.name.startswith("embedding"))
     assert gather.moved is not None
     assert gather.moved(**gather.sizes) == 8192 * (8 + 2 * 4096)
+
+
+@pytest.mark.parametrize("program", guards.PROGRAMS, ids=lambda p: p[0])
+def test_what_guards_cost_is_measured_on_equal_results(program: Any) -> None:
+    name, made, shape, wanted = program
+    few = guards.measure(made, tuple(min(n, 64) for n in shape), tuple(min(n, 40) for n in wanted), 1)  # raises if not
+    assert set(few) == set(guards.WAYS)
+    text = guards.page([(name, {"guarded": 0.0011, "promised": 0.001, "proved": 0.001})], 1)
+    assert "+10 % | +0 %" in text

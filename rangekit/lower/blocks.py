@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from rangekit.ir import dtype as dt
 from rangekit.ir.affine import affine, total
+from rangekit.ir.dim import least
 from rangekit.ir.nest import Guard, Let, Loop, Stmt
 from rangekit.ir.ops import Op
 from rangekit.ir.spec import bound_ranges
@@ -148,7 +149,11 @@ class Blocks:
         return var
 
     def _gated(self, buffer: UOp, index: tuple[UOp, ...], depth: int | None = None) -> tuple[UOp, tuple[UOp, ...]]:
-        """The access with its gates on the first index and its guards as statements before it."""
+        """The access with its gates on the first index and its guards as statements before it.
+
+        A load that is used always reads element 0 where its index is wrong: the launch raises, and that is not a test
+        of each load once more.
+        """
         here = len(self.stack) - 1 if depth is None else depth
         gates: list[UOp] = []
         plain: list[UOp] = []
@@ -172,6 +177,7 @@ class Blocks:
         for g in gates:
             gate = g if gate is None else alu(Op.AND, gate, g)
         known = self.stack[here].inside
+        moved = depth is not None and gate is None and all(least(size) > 0 for _, (_, _, size), _ in tests)
         for i, (access, axis, size), place in tests:
             key = i, size, gate
             if key not in known:
@@ -181,10 +187,12 @@ class Blocks:
                 self.stack[here].body.append(Guard(quiet, access, axis, at, number=self._iteration(access, here)))
                 known[key] = at, ok
             plain[place], inside = known[key]
+            if moved:
+                plain[place] = alu(Op.WHERE, inside, plain[place], idx(0))
+                continue
             gate = inside if gate is None else alu(Op.AND, gate, inside)
-        assert gate is not None
-        if not plain:
-            return buffer, ()
+        if gate is None or not plain:
+            return buffer, tuple(plain)
         first = UOp(Op.WHERE, dt.index, (gate, plain[0], UOp(Op.INVALID, dt.index)))
         return buffer, (first, *plain[1:])
 

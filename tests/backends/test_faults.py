@@ -60,3 +60,25 @@ def test_numbers_without_a_sign_are_told_as_they_are(device: str) -> None:
         gather(np.zeros(5, "f4"), top)
     with pytest.raises(BoundsError, match="the value 9223372036854775811 of u"):
         promised(np.zeros(5, "f4"), top)
+
+
+@pytest.mark.parametrize("device", ["cpu", "python"])
+def test_a_guarded_load_has_no_mask_but_where_there_is_no_element(device: str) -> None:
+    def gathered(x: Any, ids: Any) -> Any:
+        i = rk.Range(ids.shape[0], "i")
+        return rk.bufferize(x[ids[i]], i)
+
+    kernel, ids = rk.kernel(gathered, device=device), np.arange(3)
+    assert "x[where(ok, at, 0)]" in str(kernel.lower(np.zeros(3, "f4"), ids))
+    with pytest.raises(BoundsError, match="index 0 of axis 0 of x, which has 0 elements"):
+        kernel(np.zeros(0, "f4"), ids)
+    N = rk.Dim("N", min=0, max=50)
+
+    @rk.kernel(device=device)
+    def any_size(x: rk.f32[N], ids: rk.i64[3]) -> Any:
+        i = rk.Range(3, "i")
+        return rk.bufferize(x[ids[i]], i)
+
+    assert any_size(np.arange(3, dtype="f4"), ids).tolist() == [0, 1, 2]
+    with pytest.raises(BoundsError, match="index 0 of axis 0 of x"):
+        any_size(np.zeros(0, "f4"), ids)
