@@ -24,7 +24,7 @@ from rangekit.ir.spec import binding, bound_ranges
 from rangekit.ir.symbolic import simplify
 from rangekit.ir.uop import UOp, alu, const, idx, new_range, toposort
 from rangekit.lower.limits import equal_to
-from rangekit.lower.proof import all_of, exact_index, is_mark, proof
+from rangekit.lower.proof import exact_index, is_mark, proof
 from rangekit.lower.prove import never
 from rangekit.lower.versions import Carry
 
@@ -75,9 +75,9 @@ def _found(write: UOp) -> Count | None:
         reader = _Reader(own)
         try:
             total = Sum(*map(simplify, reader.read(p)))
-        except _Unreadable:
+        except (_Unreadable, RecursionError):
             continue
-        facts = all_of(frozenset(_sure(places)))
+        facts = _and(_sure(places))
         others = [_unmarked(q) for k, q in enumerate(places) if k != axis and q not in bare]
         if _ordered(total, reader, facts, others):
             return Count(axis, reader.count if _free(p) and _inside(total, reader) else 0)
@@ -136,9 +136,9 @@ def _and(parts: Iterable[UOp]) -> UOp:
     return out
 
 
-def _sure(places: tuple[UOp, ...]) -> set[UOp]:
+def _sure(places: tuple[UOp, ...]) -> list[UOp]:
     """What holds in every iteration that comes to its store: the indices that were read are inside their arrays."""
-    found: set[UOp] = set()
+    found: dict[UOp, None] = {}
     seen: set[UOp] = set()
     stack = list(places)
     while stack:
@@ -147,10 +147,10 @@ def _sure(places: tuple[UOp, ...]) -> set[UOp]:
             continue
         seen.add(n)
         if is_mark(n):
-            found.update(_within(n.src[-1], n.arg[2]))
+            found.update(dict.fromkeys(_within(n.src[-1], n.arg[2])))
         elif n.op is Op.INDEX:
             for i, size in _indices(n):
-                found.update(_within(i, size))
+                found.update(dict.fromkeys(_within(i, size)))
             inner = n.src[0]
             if inner.op is Op.SCAN:
                 stack.append(substitute(inner.src[-2], {inner.src[-1]: n.src[1]}))
@@ -158,7 +158,7 @@ def _sure(places: tuple[UOp, ...]) -> set[UOp]:
                 stack.append(substitute(inner.src[0], dict(zip(inner.src[1:], n.src[1:], strict=False))))
         scope = binding(n)
         stack += n.src[:1] if n.op is Op.WHERE else n.src if scope is None else n.src[: scope[0]]
-    return {c for c in found if c.ranges}
+    return [c for c in found if c.ranges and not _gated(c)]
 
 
 def _within(i: UOp, size: int) -> tuple[UOp, UOp]:
@@ -255,11 +255,16 @@ class _Reader:
         """Whether a sum did not wrap in the type it was computed in."""
         if n.dtype is dt.index:
             return True
-        span = added(scaled(interval(found.each, {}), self.count), interval(found.rest, {}))
+        most = scaled(interval(found.each, {}), self.count)
+        if any(len(r.src) > 1 for r in self.own):  # there may be fewer
+            most = hull(most, (0, 0))
+        span = added(most, interval(found.rest, {}))
         return hull(span, whole(n.dtype)) == whole(n.dtype)
 
     def _element(self, base: UOp, at: tuple[UOp, ...], n: UOp) -> Sum:
         """An element of storage, by what was put there."""
+        if any(map(_gated, at)):
+            return _leaf(n)
         if base.op is Op.BUFFERIZE:
             ranges = base.src[1:]
             value = substitute(base.src[0], dict(zip(ranges, at, strict=False)))
@@ -285,7 +290,7 @@ class _Reader:
     def _inner(self, value: UOp, at: tuple[UOp, ...]) -> Sum:
         if not at:
             return self.read(value)
-        return self._element(value, at, value if not at else UOp(Op.INDEX, value.dtype, (value, *at)))
+        return self._element(value, at, UOp(Op.INDEX, value.dtype, (value, *at)))
 
     def _state(self, state: UOp, at: tuple[UOp, ...]) -> Sum:
         """A state as it comes into an iteration: the first, and what each iteration before it has added."""
@@ -374,10 +379,9 @@ def _one_by_one(n: UOp, ranges: tuple[UOp, ...]) -> UOp:
                 rest, a = substitute((rest, a), {r: t})
                 there = _choice(_and((alu(Op.LE, _ZERO, t), alu(Op.LT, t, r.size), rest)), a, _ZERO)
                 return _times(_one_by_one(there, tuple(s for s in mine if s is not r)), times)
-    if a.op in (Op.ADD, Op.WHERE):
+    if a.op is Op.ADD:
         gate = _and(parts)
-        if a.op is Op.ADD:
-            return _times(_sum_of(*(_one_by_one(_choice(gate, s, _ZERO), mine) for s in a.src)), times)
+        return _times(_sum_of(*(_one_by_one(_choice(gate, s, _ZERO), mine) for s in a.src)), times)
     raise _Unreadable
 
 
@@ -392,7 +396,7 @@ def _at(value: UOp, at: tuple[UOp, ...]) -> UOp:
 
 def _leaf(n: UOp) -> Sum:
     found = exact_index(_unmarked(n))
-    if found is None or found.op is Op.INVALID:
+    if found is None or _gated(found):
         raise _Unreadable
     return Sum(_ZERO, found)
 
@@ -415,6 +419,11 @@ def _sum_of(a: UOp, b: UOp) -> UOp:
 
 def _plus(a: Sum, b: Sum, sign: int = 1) -> Sum:
     return Sum(*(_sum_of(x, _times(y, idx(sign))) for x, y in zip(a, b, strict=True)))
+
+
+def _gated(n: UOp) -> bool:
+    """Whether there may be no index."""
+    return any(m.op is Op.INVALID for m in toposort(n))
 
 
 def _unmarked(n: UOp) -> UOp:
