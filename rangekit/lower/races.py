@@ -20,6 +20,9 @@ from rangekit.lower.proof import all_of
 from rangekit.lower.tried import ENUMERATED, FEW, depends_on_data, iteration, over, worth_asking
 from rangekit.source import Position
 
+_BY_RANGES = "write each element once: reduce first (rk.sum, rk.max), or index with every range"
+_BY_DATA = "combine what meets, rk.scatter(x, index, v), or promise that nothing does: op=None, unique=True"
+
 
 def one_to_one(store: UOp, positions: Mapping[UOp, Position]) -> None:
     """Raise ``RaceError`` unless no two iterations of a STORE write one element."""
@@ -48,7 +51,7 @@ def one_to_one(store: UOp, positions: Mapping[UOp, Position]) -> None:
         return
     raise RaceError(
         f"{expression(place)} = ... : {pair}",
-        help="write each element once: reduce first (rk.sum, rk.max), or index with every range",
+        help=_BY_DATA if depends_on_data(flat, None) and not missing else _BY_RANGES,
         at=positions.get(place) or positions.get(store),
     )
 
