@@ -7,6 +7,8 @@ the conditions that can be told in all of them, for it is one node.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from rangekit.ir import dtype as dt
 from rangekit.ir.logic import conditions
 from rangekit.ir.ops import Op
@@ -16,7 +18,9 @@ from rangekit.ir.uop import UOp, alu, toposort
 from rangekit.lower.proof import Conditions, conjuncts
 
 Scope = frozenset[UOp | int]  # ranges that are bound around a node, and numbers of folds
-Way = tuple[UOp, Conditions, Scope]
+Way = tuple[Conditions, Scope]
+
+MOST = 32  # ways to a node, of one scope, that are told apart
 
 
 def uses(kernel: UOp, order: list[UOp], wanted: set[UOp]) -> dict[UOp, list[Conditions]]:
@@ -29,10 +33,11 @@ def uses(kernel: UOp, order: list[UOp], wanted: set[UOp]) -> dict[UOp, list[Cond
 class _Uses:
     def __init__(self, kernel: UOp, order: list[UOp], wanted: set[UOp]) -> None:
         self.kernel, self.wanted = kernel, wanted
-        self.above: set[UOp] = set()
+        self.above: dict[UOp, None] = {}  # sources first
         for n in order:
             if n in wanted or any(s in self.above for s in n.src):
-                self.above.add(n)
+                self.above[n] = None
+        self.otherwise: dict[UOp, Conditions] = {}
         self.states: dict[int, frozenset[UOp]] = {}  # the ranges that a fold's states are about
         for n in order:
             if n.op is Op.STATE:
@@ -52,33 +57,51 @@ class _Uses:
             if all(self.gates[n] <= old.get(n, frozenset()) | n.ranges for n in found):
                 return found
 
-    def _ways(self) -> dict[UOp, list[tuple[Conditions, Scope]]]:
-        found: dict[UOp, list[tuple[Conditions, Scope]]] = {}
-        seen: set[Way] = set()
-        stack: list[Way] = [(self.kernel, frozenset(), frozenset())]
-        while stack:
-            way = stack.pop()
-            n, held, scope = way
-            if n not in self.above or way in seen:
-                continue
-            seen.add(way)
+    def _ways(self) -> dict[UOp, list[Way]]:
+        """For each wanted node the conditions and the scope of each way to it, from the stores down."""
+        ways: dict[UOp, dict[Way, None]] = {self.kernel: {(frozenset(), frozenset()): None}}
+        found: dict[UOp, list[Way]] = {}
+        for n in reversed(self.above):
+            reached = self._fewer(ways.pop(n, {}))
             if n in self.wanted:
-                found.setdefault(n, []).append((held, scope))
-            if n.op is Op.WHERE:
-                c, a, b = n.src
-                otherwise = simplify(alu(Op.NOT, c))
-                below = [(c, held), (a, held | conjuncts(c)), (b, held | conjuncts(otherwise))]
-            elif n.op in (Op.AND, Op.OR) and n.dtype is dt.bool_:
-                below = self._beside(n, held)
-            elif binding(n) is not None:
-                stack += self._inside(n, held, scope)
-                continue
-            else:
-                below = [(s, held) for s in n.src]
-            stack += [(s, known, scope) for s, known in below]
+                found[n] = reached
+            for held, scope in reached:
+                for s, known, within in self._below(n, held, scope):
+                    if s in self.above:
+                        ways.setdefault(s, {})[known, within] = None
         return found
 
-    def _inside(self, n: UOp, held: Conditions, scope: Scope) -> list[Way]:
+    def _below(self, n: UOp, held: Conditions, scope: Scope) -> list[tuple[UOp, Conditions, Scope]]:
+        """The sources of a node with what is known in each."""
+        if n.op is Op.WHERE:
+            c, a, b = n.src
+            return [(c, held, scope), (a, held | conjuncts(c), scope), (b, held | self._not(c), scope)]
+        if n.op in (Op.AND, Op.OR) and n.dtype is dt.bool_:
+            return [(s, known, scope) for s, known in self._beside(n, held)]
+        if binding(n) is not None:
+            return self._inside(n, held, scope)
+        return [(s, held, scope) for s in n.src]
+
+    def _not(self, c: UOp) -> Conditions:
+        """The conditions that hold where one does not."""
+        if c not in self.otherwise:
+            self.otherwise[c] = conjuncts(simplify(alu(Op.NOT, c)))
+        return self.otherwise[c]
+
+    def _fewer(self, ways: Iterable[Way]) -> list[Way]:
+        """Ways whose OR is the same: without those that others contain, two that differ in a condition and its opposite
+        as one. Of too many only what they have in common is kept.
+        """
+        by_scope: dict[Scope, list[Conditions]] = {}
+        for held, scope in ways:
+            _join(by_scope.setdefault(scope, []), held, self._not)
+        return [
+            (held, scope)
+            for scope, kept in by_scope.items()
+            for held in (kept if len(kept) <= MOST else [frozenset.intersection(*kept)])
+        ]
+
+    def _inside(self, n: UOp, held: Conditions, scope: Scope) -> list[tuple[UOp, Conditions, Scope]]:
         """The sources of what binds ranges, which inside are others than outside."""
         start, end = binding(n) or (0, 0)
         captured = frozenset(n.src[end:])
@@ -98,7 +121,7 @@ class _Uses:
         known = {p: conjuncts(p if n.op is Op.AND else alu(Op.NOT, p)) for p in parts if p not in self.above}
         return [(p, held.union(*(c for q, c in known.items() if q is not p))) for p in parts]
 
-    def _told(self, ways: list[tuple[Conditions, Scope]]) -> list[Conditions]:
+    def _told(self, ways: list[Way]) -> list[Conditions]:
         """Of the conditions of each way those that all ways can tell: others are about loops that one is not in."""
         common = frozenset.intersection(*(scope for _, scope in ways))
         return [frozenset(c for c in held if self._about(c) <= common) for held, _ in ways]
@@ -118,6 +141,21 @@ class _Uses:
             own: Scope = frozenset((n,)) if n.op is Op.RANGE else frozenset((n.arg[0],)) if n.op is Op.STATE else _NONE
             free[n] = own.union(self.gates.get(n, _NONE), *parts)
         return free[c]
+
+
+def _join(kept: list[Conditions], held: Conditions, opposite: Callable[[UOp], Conditions]) -> None:
+    """Add a way to others, so that none contains another and no two are one."""
+    while not any(k <= held for k in kept):
+        kept[:] = [k for k in kept if not held <= k]
+        for k in kept:
+            one, two = k - held, held - k
+            if (len(one) == 1 and opposite(*one) == two) or (len(two) == 1 and opposite(*two) == one):
+                kept.remove(k)
+                held = k & held
+                break
+        else:
+            kept.append(held)
+            return
 
 
 _NONE: Scope = frozenset()

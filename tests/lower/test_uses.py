@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import rangekit as rk
+from rangekit.lower.uses import MOST
 
 FAR = 10**8  # elements: whoever reads there does not come back
 X = np.array([1, -1, 2, -2, 3, 0.5], np.float32)
@@ -221,3 +222,38 @@ def test_two_conditions_that_read_one_another() -> None:
         rk.kernel(kernel)(p, X, 0 * a, b)
     with pytest.raises(rk.BoundsError, match=f"index {FAR} "):
         rk.kernel(kernel)(p, X, a, 0 * b)
+
+
+@pytest.mark.parametrize("depth", [4, 40])
+def test_a_long_chain_of_choices_has_few_ways(depth: int) -> None:
+    """Two ways at each step that differ in a condition and its opposite are one: there are not 2 ** depth."""
+
+    def kernel(x: Any, ids: Any, p: Any) -> Any:
+        i = rk.Range(ids.shape[0], "i")
+        v = x[ids[i]]
+        for step in range(depth):
+            v = rk.where(p[step, i] > 0, v + step, v - 2 * step)
+        return rk.bufferize(v, i)
+
+    ids, p = np.array([0, 5, 2, 2]), np.random.default_rng(depth).choice([-1.0, 1.0], (depth, 4)).astype(np.float32)
+    steps = np.arange(depth)[:, None]
+    want = X[ids] + np.where(p > 0, steps, -2 * steps).sum(0)
+    assert np.array_equal(rk.kernel(kernel)(X, ids, p), want)
+    with pytest.raises(rk.BoundsError, match=f"index {FAR} of axis 0"):
+        rk.kernel(kernel)(X, ids + np.array([0, 0, FAR - 2, 0]), p)
+
+
+def test_too_many_ways_keep_what_they_have_in_common() -> None:
+    def kernel(x: Any, ids: Any, p: Any) -> Any:
+        i = rk.Range(ids.shape[0], "i")
+        total = 0.0
+        for k in range(MOST + 8):
+            total = total + rk.where((p[0, i] > 0) & (p[k, i] > k), x[ids[i]], 0.0)
+        return rk.bufferize(total, i)
+
+    p = np.full((MOST + 8, 2), 100, np.float32)
+    p[0] = [1, -1]
+    got = rk.kernel(kernel)(X, np.array([2, FAR]), p)
+    assert got.tolist() == [2.0 * (MOST + 8), 0]
+    with pytest.raises(rk.BoundsError):
+        rk.kernel(kernel)(X, np.array([2, FAR]), np.abs(p))
