@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -170,9 +172,28 @@ def narrow(k: Any, i: Any) -> Any:
     return (100 * wide).astype(rk.int8).astype(rk.int64) % 2
 
 
+def classes_outside(k: Any, i: Any) -> Any:
+    """Keys below the classes that are counted: all of them begin at 0."""
+    low, e, j, j2 = k[i] - 2, rk.Range(CLASSES, "e"), rk.Range(k.shape[0], "j"), rk.Range(k.shape[0], "j2")
+    counts = rk.bufferize(rk.sum(number(k[j] - 2 == e), j), e)
+    return rk.sum(rk.where(e < low, counts[e], 0), e) + rk.sum(number((k[j2] - 2 == low) & (j2 < i)), j2)
+
+
+def one_less(k: Any, i: Any) -> Any:
+    """Later elements have more before them, but for those that they count no more."""
+    j, j2 = rk.Range(k.shape[0], "j"), rk.Range(k.shape[0], "j2")
+    return rk.sum(number((j < i) | (k[j] < 1)), j) - rk.sum(number((j2 < i) & (k[j2] == 2)), j2)
+
+
+def back_and_forth(k: Any, i: Any) -> Any:
+    """Ones forward, others backward, towards one another and past."""
+    j = rk.Range(k.shape[0], "j")
+    return rk.where(k[i] == 1, i, k.shape[0] - 1 - rk.sum(number((k[j] != 1) & (j < i)), j))
+
+
 WRONG = [
-    ties, ties_together, both_orders, any_class, shifted_class, no_starts, last_forgotten, first_sent_again,
-    both_from_the_front, empty_records, halves, narrow,
+    classes_outside, one_less, back_and_forth, ties, ties_together, both_orders, any_class, shifted_class, no_starts,
+    last_forgotten, first_sent_again, both_from_the_front, empty_records, halves, narrow,
 ]  # fmt: skip
 SMALL = [np.array(k) for n in (1, 2, 3, 4) for k in product(range(CLASSES), repeat=n)]
 
@@ -336,6 +357,69 @@ def test_rows_and_slots() -> None:
 def test_keys_of_floats_are_refused_for_nan_has_no_place() -> None:
     with pytest.raises(rk.RaceError):
         sent(by_comparison).lower(*(np.zeros(5, np.float32) for _ in range(3)))
+
+
+def condition(draw: random.Random, k: Any, i: Any, j: Any, depth: int = 2) -> Any:
+    """A comparison of keys, places and numbers, or some of them together."""
+    if depth == 0 or draw.random() < 0.4:
+        a = draw.choice((k[j], k[i], j, i, k[j] + draw.choice((0, 1))))
+        b = draw.choice((k[i], k[j], i, j, draw.randrange(3)))
+        return draw.choice((lambda: a < b, lambda: a > b, lambda: a == b, lambda: a != b))()
+    a, b = (condition(draw, k, i, j, depth - 1) for _ in "ab")
+    return a & b if draw.random() < 0.5 else a | b
+
+
+def random_place(draw: random.Random, k: Any, i: Any, depth: int = 3) -> Any:
+    """Counts, running counts, numbers, and what is made of them."""
+    n, roll = k.shape[0], draw.random()
+    if depth == 0 or roll < 0.1:
+        return i + 0 if draw.random() < 0.5 else 0 * i + draw.randrange(-1, n + 1)
+    if roll < 0.5:
+        j = rk.Range(n, "j")
+        return rk.sum(number(condition(draw, k, i, j)), j)
+    if roll < 0.62:
+        mine = number(k[i] == draw.randrange(CLASSES))
+        return rk.cumulative_sum(mine, i) - draw.choice((0, 1)) * mine
+    a, b = (random_place(draw, k, i, depth - 1) for _ in "ab")
+    if roll < 0.8:
+        return a + b if draw.random() < 0.7 else a - b
+    return rk.where(k[i] == draw.randrange(CLASSES), a, b)
+
+
+def test_random_places_that_are_accepted_are_all_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, taken = [k for k in SMALL if len(k) == 4], 0
+    found: list[counts.Count | None] = []
+    judge = counts._found
+    monkeypatch.setattr(counts, "_found", lambda write: found.append(judge(write)) or found[-1])
+    for seed in range(800):
+        found.clear()
+
+        def place(k: Any, i: Any) -> Any:
+            return random_place(random.Random(seed), k, i)  # noqa: B023  # is traced below
+
+        with contextlib.suppress(rk.RaceError, rk.BoundsError):
+            sent(place, device="python").lower(np.zeros(4, np.float32), whole[0], np.zeros(80, np.float32))
+        if any(found):
+            taken += 1
+            (count,) = (c for c in found if c)
+            where = places(place)
+            for k in whole:
+                at = where(k)
+                assert len(set(at.tolist())) == 4, (seed, k, at)
+                assert not count.within or ((at >= 0) & (at < count.within)).all(), (seed, k, at)
+    assert taken > 10
+
+
+def test_counts_that_wrap_are_none() -> None:
+    def narrow_ranks(k: Any, i: Any) -> Any:
+        return by_comparison(k, i).astype(rk.int8).astype(rk.int64) + 128
+
+    def lower(n: int) -> None:
+        sent(narrow_ranks, device="python").lower(np.zeros(n, np.float32), np.zeros(n, int), np.zeros(400, np.float32))
+
+    lower(127)
+    with pytest.raises(rk.RaceError):
+        lower(300)
 
 
 def test_a_promise_that_is_proved_is_not_tested() -> None:

@@ -255,5 +255,27 @@ def test_too_many_ways_keep_what_they_have_in_common() -> None:
     p[0] = [1, -1]
     got = rk.kernel(kernel)(X, np.array([2, FAR]), p)
     assert got.tolist() == [2.0 * (MOST + 8), 0]
+    p[1:-1, 0] = -1  # only the first and the last
+    assert rk.kernel(kernel)(X, np.array([2, FAR]), p).tolist() == [4, 0]
     with pytest.raises(rk.BoundsError):
         rk.kernel(kernel)(X, np.array([2, FAR]), np.abs(p))
+
+
+def test_a_state_is_none_of_a_sum_over_the_range_that_it_has() -> None:
+    """The maximum over all i is the same for each, whatever sum an i has come to."""
+
+    def kernel(x: Any, jds: Any, q: Any) -> Any:
+        i, j = rk.Range(q.shape[0], "i"), rk.Range(q.shape[1], "j")
+
+        def step(j: Any, acc: Any) -> Any:
+            top = rk.max(rk.where(q[i, j] > 1, x[jds[i, j]], -2.0), i)
+            return rk.where((x[jds[i, j]] > 1) & (acc < 5), acc + top, acc)
+
+        return rk.bufferize(rk.fold(j, 0.0 * q[i, 0], step), i)
+
+    rng = np.random.default_rng(1)
+    jds, q = rng.integers(0, len(X), (37, 19)), rng.choice([0, 2], (37, 19)).astype(np.float32)
+    top, want = np.where(q > 1, X[jds], -2).max(0), np.zeros(37, np.float32)
+    for j in range(19):
+        want = np.where((X[jds[:, j]] > 1) & (want < 5), want + top[j], want)
+    assert np.array_equal(rk.kernel(kernel)(X, jds, q), want)
