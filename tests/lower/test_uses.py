@@ -247,16 +247,17 @@ def test_too_many_ways_keep_what_they_have_in_common() -> None:
     def kernel(x: Any, ids: Any, p: Any) -> Any:
         i = rk.Range(ids.shape[0], "i")
         total = 0.0
-        for k in range(MOST + 8):
+        for k in range(1, MOST + 9):
             total = total + rk.where((p[0, i] > 0) & (p[k, i] > k), x[ids[i]], 0.0)
         return rk.bufferize(total, i)
 
-    p = np.full((MOST + 8, 2), 100, np.float32)
+    p = np.full((MOST + 9, 2), 100, np.float32)
     p[0] = [1, -1]
-    got = rk.kernel(kernel)(X, np.array([2, FAR]), p)
-    assert got.tolist() == [2.0 * (MOST + 8), 0]
-    p[1:-1, 0] = -1  # only the first and the last
-    assert rk.kernel(kernel)(X, np.array([2, FAR]), p).tolist() == [4, 0]
+    assert rk.kernel(kernel)(X, np.array([2, FAR]), p).tolist() == [2.0 * (MOST + 8), 0]
+    for last in (1, MOST + 8):  # of all ways only this one
+        p[1:, 0] = -1
+        p[last, 0] = 100
+        assert rk.kernel(kernel)(X, np.array([2, FAR]), p).tolist() == [2, 0]
     with pytest.raises(rk.BoundsError):
         rk.kernel(kernel)(X, np.array([2, FAR]), np.abs(p))
 
