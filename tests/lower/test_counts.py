@@ -191,8 +191,14 @@ def back_and_forth(k: Any, i: Any) -> Any:
     return rk.where(k[i] == 1, i, k.shape[0] - 1 - rk.sum(number((k[j] != 1) & (j < i)), j))
 
 
+def downhill(k: Any, i: Any) -> Any:
+    """Two for each later element, which those of the same class before may make up for."""
+    j, j2 = rk.Range(k.shape[0], "j"), rk.Range(k.shape[0], "j2")
+    return 2 * rk.sum(number(j > i), j) + rk.sum(number((j2 < i) & (k[j2] == k[i])), j2)
+
+
 WRONG = [
-    classes_outside, one_less, back_and_forth, ties, ties_together, both_orders, any_class, shifted_class, no_starts,
+    downhill, classes_outside, one_less, back_and_forth, ties, ties_together, both_orders, any_class, shifted_class, no_starts,
     last_forgotten, first_sent_again, both_from_the_front, empty_records, halves, narrow,
 ]  # fmt: skip
 SMALL = [np.array(k) for n in (1, 2, 3, 4) for k in product(range(CLASSES), repeat=n)]
