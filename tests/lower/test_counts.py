@@ -198,8 +198,8 @@ def downhill(k: Any, i: Any) -> Any:
 
 
 WRONG = [
-    downhill, classes_outside, one_less, back_and_forth, ties, ties_together, both_orders, any_class, shifted_class, no_starts,
-    last_forgotten, first_sent_again, both_from_the_front, empty_records, halves, narrow,
+    downhill, classes_outside, one_less, back_and_forth, ties, ties_together, both_orders, any_class, shifted_class,
+    no_starts, last_forgotten, first_sent_again, both_from_the_front, empty_records, halves, narrow,
 ]  # fmt: skip
 SMALL = [np.array(k) for n in (1, 2, 3, 4) for k in product(range(CLASSES), repeat=n)]
 
