@@ -79,7 +79,7 @@ def page(found: Watcher) -> str:
     return f"""# How accesses are proved
 
 Made by `make proofs`: every program that the test suite compiles, each counted once, and every access in them whose
-index is not a bare range. The index of some is made of ranges and sizes alone:
+index is not a bare range. The index of some is made of ranges, sizes and states of loops:
 
 | by | accesses | share |
 | --- | ---: | ---: |
