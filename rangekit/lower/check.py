@@ -59,7 +59,7 @@ class _Check:
 
     def run(self) -> UOp:
         self.open = {n for n in self.indices if self._axes_unproved(n, frozenset())}
-        self.uses = uses(self.kernel, self.order, self.open | {n for n in self.order if is_mark(n)})
+        self.uses, self.vague = uses(self.kernel, self.order, self.open | {n for n in self.order if is_mark(n)})
         self.memo: dict[UOp, UOp] = {}
         self._checked(self.kernel)
         for s in self.stores:
@@ -174,6 +174,14 @@ class _Check:
 
     def _tried(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> str | None:
         """By what an index is proved beyond sums and intervals, None if it is not; raises where it leaves the array."""
+        try:
+            return self._asked(n, axis, i, size, gate)
+        except BoundsError:
+            if n not in self.vague:
+                raise
+            return None  # perhaps where nobody uses it
+
+    def _asked(self, n: UOp, axis: int, i: UOp, size: int, gate: UOp | None) -> str | None:
         steps = math.prod(r.extent for r in involved(i, gate))
         plain = not depends_on_data(i, gate) and not isinstance(size, Dim)
         if plain and steps <= FEW:

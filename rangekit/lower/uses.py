@@ -20,14 +20,17 @@ from rangekit.lower.proof import Conditions, conjuncts
 Scope = frozenset[UOp | int]  # ranges that are bound around a node, and numbers of folds
 Way = tuple[Conditions, Scope]
 
-MOST = 32  # ways to a node, of one scope, that are told apart
+MOST = 128  # ways to a node, of one scope, that are told apart
 
 
-def uses(kernel: UOp, order: list[UOp], wanted: set[UOp]) -> dict[UOp, list[Conditions]]:
-    """For each wanted node, which is to get the OR of its ways as a gate, the conditions of each way."""
+def uses(kernel: UOp, order: list[UOp], wanted: set[UOp]) -> tuple[dict[UOp, list[Conditions]], set[UOp]]:
+    """For each wanted node, which is to get the OR of its ways as a gate, the conditions of each way; and the nodes of
+    which these say less than is known: in some iteration that they hold in, the node may be used by nobody.
+    """
     if not wanted:
-        return {}
-    return _Uses(kernel, order, wanted).found()
+        return {}, set()
+    work = _Uses(kernel, order, wanted)
+    return work.found(), work.vague
 
 
 class _Uses:
@@ -44,12 +47,13 @@ class _Uses:
                 self.states[n.arg[0]] = self.states.get(n.arg[0], frozenset()) | n.ranges
         self.gates: dict[UOp, Scope] = {}  # what the gates of wanted nodes are about
         self.free: dict[UOp, Scope] = {}
+        self.vague: set[UOp] = set()
 
     def found(self) -> dict[UOp, list[Conditions]]:
         """The ways, when they agree with what is known of the gates that are made of them."""
         while True:
             self.free.clear()
-            found = {n: self._told(ways) for n, ways in self._ways().items()}
+            found = {n: self._told(n, ways) for n, ways in self._ways().items()}
             old, self.gates = self.gates, {
                 n: self.gates.get(n, frozenset()).union(*(self._about(c) for held in ways for c in held))
                 for n, ways in found.items()
@@ -62,7 +66,7 @@ class _Uses:
         ways: dict[UOp, dict[Way, None]] = {self.kernel: {(frozenset(), frozenset()): None}}
         found: dict[UOp, list[Way]] = {}
         for n in reversed(self.above):
-            reached = self._fewer(ways.pop(n, {}))
+            reached = self._fewer(n, ways.pop(n, {}))
             if n in self.wanted:
                 found[n] = reached
             for held, scope in reached:
@@ -88,13 +92,15 @@ class _Uses:
             self.otherwise[c] = conjuncts(simplify(alu(Op.NOT, c)))
         return self.otherwise[c]
 
-    def _fewer(self, ways: Iterable[Way]) -> list[Way]:
+    def _fewer(self, n: UOp, ways: Iterable[Way]) -> list[Way]:
         """Ways whose OR is the same: without those that others contain, two that differ in a condition and its opposite
         as one. Of too many only what they have in common is kept.
         """
         by_scope: dict[Scope, list[Conditions]] = {}
         for held, scope in ways:
             _join(by_scope.setdefault(scope, []), held, self._not)
+        if any(len(kept) > MOST for kept in by_scope.values()):
+            self.vague.update(m for m in toposort(n) if m in self.wanted)
         return [
             (held, scope)
             for scope, kept in by_scope.items()
@@ -121,10 +127,13 @@ class _Uses:
         known = {p: conjuncts(p if n.op is Op.AND else alu(Op.NOT, p)) for p in parts if p not in self.above}
         return [(p, held.union(*(c for q, c in known.items() if q is not p))) for p in parts]
 
-    def _told(self, ways: list[Way]) -> list[Conditions]:
+    def _told(self, n: UOp, ways: list[Way]) -> list[Conditions]:
         """Of the conditions of each way those that all ways can tell: others are about loops that one is not in."""
         common = frozenset.intersection(*(scope for _, scope in ways))
-        return [frozenset(c for c in held if self._about(c) <= common) for held, _ in ways]
+        told = [frozenset(c for c in held if self._about(c) <= common) for held, _ in ways]
+        if any(a != b for a, (b, _) in zip(told, ways, strict=True)):
+            self.vague.add(n)
+        return told
 
     def _about(self, c: UOp) -> Scope:
         """The ranges that a condition and the gates of its reads are about, and the folds whose states they read."""

@@ -251,12 +251,12 @@ def test_too_many_ways_keep_what_they_have_in_common() -> None:
             total = total + rk.where((p[0, i] > 0) & (p[k, i] > k), x[ids[i]], 0.0)
         return rk.bufferize(total, i)
 
-    p = np.full((MOST + 9, 2), 100, np.float32)
+    p = np.full((MOST + 9, 2), 1000, np.float32)
     p[0] = [1, -1]
     assert rk.kernel(kernel)(X, np.array([2, FAR]), p).tolist() == [2.0 * (MOST + 8), 0]
     for last in (1, MOST + 8):  # of all ways only this one
         p[1:, 0] = -1
-        p[last, 0] = 100
+        p[last, 0] = 1000
         assert rk.kernel(kernel)(X, np.array([2, FAR]), p).tolist() == [2, 0]
     with pytest.raises(rk.BoundsError):
         rk.kernel(kernel)(X, np.array([2, FAR]), np.abs(p))
@@ -280,3 +280,20 @@ def test_a_state_is_none_of_a_sum_over_the_range_that_it_has() -> None:
     for j in range(19):
         want = np.where((X[jds[:, j]] > 1) & (want < 5), want + top[j], want)
     assert np.array_equal(rk.kernel(kernel)(X, jds, q), want)
+
+
+def test_more_than_a_few_ways_without_data_are_told_apart() -> None:
+    """Under 43 conditions, some of which say that i is not 0 and some that it is, a read of x[i - 1] is right."""
+
+    def kernel(x: Any) -> Any:
+        i, j = rk.Range(8, "i"), rk.Range(8, "j")
+        total = 0.0
+        for k in range(2, 45):
+            total = total + rk.where((i * k + j) % (k + 60) == k, rk.where(i > 0, x[i - 1], 0.0), 0.0)
+        return rk.bufferize(total, i, j)
+
+    x = np.arange(1, 9, dtype=np.float32)
+    want = [[sum(float(x[i - 1]) for k in range(2, 45) if i and (i * k + j) % (k + 60) == k) for j in range(8)]
+            for i in range(8)]  # fmt: skip
+    assert rk.kernel(kernel)(x).tolist() == want
+    assert {p.status for p in rk.kernel(kernel).lower(x).kernels[0].proofs} == {"proved"}
